@@ -1,0 +1,195 @@
+"""The folder of a run: what is in it, and how it is written and read so that nothing is ever half there.
+
+| file | content |
+| --- | --- |
+| config.yaml | everything that decides the run; written first |
+| rows.jsonl | one JSON object an update, the first for update 0, before any training |
+| checkpoint.pt | all that the next update depends on |
+| DONE.json | how the run ended, where and with what it was made; written last |
+| tb/ | logs for TensorBoard |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
+
+Row = dict[str, Any]
+
+
+class RecordError(RuntimeError):
+    """A run's folder that is damaged, or that belongs to another run. The message names the file and the cure."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, read back from its folder.
+
+    Attributes:
+        folder: Where it is.
+        config: What decided it.
+        rows: One per update, in order; the first is update 0.
+        done: How it ended; None if it has not.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    rows: list[Row]
+    done: dict[str, Any] | None
+
+    @property
+    def counted(self) -> list[Row]:
+        """The rows within the budget."""
+        return [row for row in self.rows if row["within_budget"]]
+
+    @property
+    def environment(self) -> str:
+        """Label of the environment."""
+        return environment_label(self.config)
+
+    @property
+    def optimizer(self) -> str:
+        """Label of the optimizer."""
+        return str(self.config["optimizer"]["label"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def share(self) -> float:
+        """Share of the budget that the counted updates have spent."""
+        budget = self.config["budget"]
+        return float(self.counted[-1]["spent"][budget["unit"]] / budget["amount"])
+
+
+def environment_label(config: Mapping[str, Any]) -> str:
+    """Name of the environment's folder: its label, its data, and which photos of these the network sees."""
+    env = config["env"]
+    parts = [env["label"]]
+    if "data" in env:
+        parts.append(env["data"])
+        if env["data"] != "standin":
+            parts.append(env["input"])
+    return "-".join(parts)
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metric to show where there is room for one."""
+    return "mean_degrees" if "mean_degrees" in metrics else next(iter(metrics))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is there either as it was or completely."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder`.
+
+    Raises:
+        RecordError: There is none, or it is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise RecordError(f"{path}: there is no such file, so this is no run's folder")
+    try:
+        config = yaml.safe_load(path.read_text())
+        environment_label(config), config["optimizer"]["label"], config["seed"]
+        config["budget"]["unit"], config["budget"]["amount"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
+    return dict(config)
+
+
+def parse_rows(data: bytes, path: Path) -> list[Row]:
+    """The rows in the bytes of a rows file.
+
+    Raises:
+        RecordError: A line is no row, or does not follow the one before it.
+    """
+    rows: list[Row] = []
+    for line in data.splitlines():
+        try:
+            row = json.loads(line)
+            update = row["update"]
+            row["loss"], row["beta"], row["spent"], row["within_budget"], row["validation"], row["test"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path}: line {len(rows) + 1} is damaged ({error!r}); restore the file, or delete the run's folder"
+            ) from None
+        if update != len(rows):
+            raise RecordError(
+                f"{path}: line {len(rows) + 1} is update {update}, not {len(rows)}; restore the file, or delete the "
+                "run's folder"
+            )
+        rows.append(row)
+    return rows
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """How the run in `folder` ended; None if it has not.
+
+    Raises:
+        RecordError: The file is damaged.
+    """
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    try:
+        done = json.loads(path.read_text())
+        done["status"], done["rows"], done["phases"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: damaged ({error!r}); delete it, and the run resumes from its checkpoint") from None
+    return dict(done)
+
+
+def read(folder: Path) -> Record:
+    """The run in `folder`, finished or not.
+
+    Raises:
+        RecordError: A file is missing or damaged.
+    """
+    config, done, path = read_config(folder), read_done(folder), folder / ROWS
+    if not path.is_file():
+        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
+    data = path.read_bytes()
+    if done is None:
+        data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
+    rows = parse_rows(data, path)
+    if not rows:
+        raise RecordError(f"{path}: holds no row yet")
+    if done is not None and done["rows"] != len(rows):
+        raise RecordError(
+            f"{path}: holds {len(rows)} rows, but the run ended with {done['rows']}; restore the file, or delete the "
+            "run's folder"
+        )
+    return Record(folder, config, rows, done)
+
+
+def find(folder: Path) -> list[Path]:
+    """Folders of all runs in or below `folder`, sorted."""
+    return sorted(path.parent for path in folder.rglob(CONFIG))
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, as `key: value here, value there`."""
+    found = []
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key, "(none)"), other.get(key, "(none)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a}, {b}")
+    return found

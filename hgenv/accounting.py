@@ -1,0 +1,155 @@
+"""What an experiment spends, on what, and how much it may: equal for every optimizer.
+
+While the ledger's clock runs, every moment belongs to exactly one phase; what no inner phase claims is the optimizer's
+own. Off the clock (test scoring, logging, checkpoints) time is measured too, but charged to nobody. So all phases
+together add up to what the process used.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+PHASES = ("generate", "train", "gradient", "validate", "optimizer")
+OFF_CLOCK = ("score", "log", "checkpoint", "warm_up")
+RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
+COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
+
+
+class BudgetError(ValueError):
+    """A budget that cannot be run under."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a run may spend.
+
+    The overshoot rule: an update counts only if it ends within the budget. The one that crosses it is recorded as
+    overshooting, enters no table, and is not given for free.
+
+    Attributes:
+        amount: In `unit`; positive.
+        unit: One of `RESOURCES` or `COUNTS`.
+    """
+
+    amount: float
+    unit: str = "total_seconds"
+
+    def __post_init__(self) -> None:
+        """Check both.
+
+        Raises:
+            BudgetError: The amount is not positive and finite, or the unit is unknown.
+        """
+        if self.unit not in RESOURCES + COUNTS:
+            raise BudgetError(f"unknown budget unit {self.unit!r}; choose one of {', '.join(RESOURCES + COUNTS)}")
+        if not 0 < self.amount < float("inf"):
+            raise BudgetError(f"a budget must be a positive, finite amount of {self.unit}, not {self.amount}")
+
+    def share(self, ledger: Ledger) -> float:
+        """Share of the budget that is spent; above 1 once it is overshot."""
+        return ledger.spent(self.unit) / self.amount
+
+
+class Ledger:
+    """Clocks per phase and counts of work. Its clock runs from the moment it is made.
+
+    Attributes:
+        counts: What was done on the clock, by name in `COUNTS`; free of noise. `flops` counts the convolutions and
+            matrix products of the network; rendering has none.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._seconds = {
+            phase: dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 0.0) for phase in PHASES + OFF_CLOCK
+        }
+        self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self._phase = "optimizer"
+        self._last = _clocks()
+        self._event = self._record()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge the time inside to `name`; an inner phase's time is its own. Off the clock, everything inside is off.
+
+        Raises:
+            KeyError: There is no such phase.
+        """
+        if name not in self._seconds:
+            raise KeyError(f"no phase {name!r}; the phases are {', '.join(PHASES + OFF_CLOCK)}")
+        outer = self._phase
+        # Whatever scoring, logging or a warm-up calls is free.
+        self._switch(outer if outer in OFF_CLOCK else name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    @property
+    def on_clock(self) -> bool:
+        """Whether work is being charged right now."""
+        return self._phase in PHASES
+
+    def count(self, name: str, amount: int) -> None:
+        """Add to a count, unless off the clock."""
+        if self.on_clock:
+            self.counts[name] += amount
+
+    def spent(self, unit: str) -> float:
+        """What was spent so far in any resource or count."""
+        if unit in self.counts:
+            return self.counts[unit]
+        self._switch(self._phase)
+        if unit == "total_seconds":
+            return self.spent("cpu_seconds") + self.spent("gpu_seconds")
+        return sum(self._seconds[phase][unit] for phase in PHASES)
+
+    def by_phase(self) -> dict[str, dict[str, float]]:
+        """cpu, gpu and wall seconds of every phase, those off the clock included."""
+        self._switch(self._phase)
+        return {phase: dict(seconds) for phase, seconds in self._seconds.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was spent."""
+        return {"seconds": self.by_phase(), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved ledger; the time since it was saved is not charged."""
+        self._seconds = {phase: dict(seconds) for phase, seconds in state["seconds"].items()}
+        self.counts = dict(state["counts"])
+        self._last = _clocks()
+
+    def _switch(self, phase: str) -> None:
+        seconds = self._seconds[self._phase]
+        if self._event is not None:
+            now = self._record()
+            assert now is not None
+            now.synchronize()
+            # The device is charged for as long as a phase that uses it holds it.
+            if self._phase != "optimizer":
+                seconds["gpu_seconds"] += self._event.elapsed_time(now) / 1000
+            self._event = now
+        clocks = _clocks()
+        seconds["cpu_seconds"] += clocks[0] - self._last[0]
+        seconds["wall_seconds"] += clocks[1] - self._last[1]
+        self._phase, self._last = phase, clocks
+
+    def _record(self) -> torch.cuda.Event | None:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+def _clocks() -> tuple[float, float]:
+    """User and system seconds of this process and its finished workers, and wall seconds."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime, time.perf_counter()

@@ -1,0 +1,1 @@
+"""Real data, one set a file, and the built-in stand-in."""

@@ -1,0 +1,181 @@
+"""What a set of photos with known normals is, and how a photo becomes what the network sees.
+
+Every data set goes through `prepare`, so that photos and renders look alike:
+
+- **Frame.** The network sees a square of the photo. The bounding box of the object's mask is centred in it and its
+  longer side spans `FIT` of the edge, as in the renders. What reaches outside the photo is black padding.
+- **Resampling.** Exact area averages: each of the S x S pixels averages the part of the native pixels that it covers.
+  The image averages over the object's pixels only, so that no background bleeds in at the silhouette; normals average
+  over valid pixels only and are normalized again.
+- **Masks.** Two of them. The *object* mask is the silhouette; the *valid* mask, a part of it, holds the pixels whose
+  normal is known. A pixel belongs to either where at least half of its area does. The image is zero outside the object
+  mask and shows the whole object; loss and metrics look at valid pixels, so the batch's mask is the valid one.
+- **Exposure.** Linear intensity, the mean of red, green and blue. It is divided by its 99th percentile over the
+  object's native pixels and clipped to [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batch import Batch
+
+FIT = 0.9  # share of the frame's edge that the longer side of the object's bounding box spans
+EXPOSURE_PERCENTILE = 99.0
+
+Window = tuple[float, float, float]
+
+
+class DataError(RuntimeError):
+    """Data that are missing or damaged. The message names the file, what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True)
+class NativePhoto:
+    """A photo at its own resolution, h x w.
+
+    Attributes:
+        name: Name of the object.
+        intensity: (h, w) float, linear, any scale.
+        object: (h, w) bool, the object's silhouette.
+        normal: (3, h, w) float unit vectors, x right, y up, z toward the camera; anything where not valid.
+        valid: (h, w) bool, where the normal is known; a part of `object`.
+    """
+
+    name: str
+    intensity: NDArray[np.floating]
+    object: NDArray[np.bool_]
+    normal: NDArray[np.floating]
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class NativeTruth:
+    """The known normals of a photo at its own resolution, h x w.
+
+    Attributes:
+        normal: (3, h, w) float32 unit vectors, x right, y up, z toward the camera; zero where not valid.
+        mask: (h, w) bool, valid pixels.
+        window: The square that the network sees: left, top, edge, in native pixels. Pixel (i, j) covers
+            [j, j + 1] x [i, i + 1]; the square may reach outside the photo.
+    """
+
+    normal: Tensor
+    mask: Tensor
+    window: Window
+
+
+@dataclass(frozen=True)
+class Photos:
+    """N photos as the network sees them, and their truth at native resolution.
+
+    Attributes:
+        batch: image (N, 1, S, S) in [0, 1], target (N, 3, S, S) unit normals, mask (N, 1, S, S) valid pixels; float32.
+        names: N names of objects.
+        native: N truths at native resolution.
+        label: Which data these are; to be written beside every figure.
+    """
+
+    batch: Batch
+    names: tuple[str, ...]
+    native: tuple[NativeTruth, ...]
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Photos:
+        """The same photos on another device."""
+        native = tuple(replace(t, normal=t.normal.to(device), mask=t.mask.to(device)) for t in self.native)
+        return replace(self, batch=self.batch.map(lambda x: x.to(device)), native=native)
+
+
+def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
+    """What the network sees of `photos`, as the module's docstring says.
+
+    Args:
+        photos: At least one photo.
+        size: S, pixels along the edge of the network's input.
+        label: Which data these are.
+
+    Raises:
+        ValueError: `size` is not a positive integer.
+        DataError: A photo has no object, no valid pixel (at native resolution or after resampling) or is black.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a positive number of pixels, not {size!r}")
+    names, images, normals, masks, native = [], [], [], [], []
+    for photo in photos:
+        where = f"{label}, photo {photo.name!r}"
+        if not photo.object.any():
+            raise DataError(f"{where}: the object's mask is empty; replace the photo's mask file by an intact one")
+        bright = float(np.percentile(photo.intensity[photo.object], EXPOSURE_PERCENTILE))
+        if not bright > 0:
+            raise DataError(
+                f"{where}: the object is black (99th percentile {bright:g}); replace the photo by an intact one"
+            )
+        window = frame(photo.object)
+        left, top, edge = window
+        rows = _coverage(photo.object.shape[0], top, edge, size)
+        columns = _coverage(photo.object.shape[1], left, edge, size)
+        image, _ = _average(np.clip(photo.intensity / bright, 0, 1), photo.object, rows, columns)
+        normal, mask = _average(photo.normal, photo.valid, rows, columns)
+        if not mask.any():
+            raise DataError(
+                f"{where}: of {int(photo.valid.sum())} native pixels with a known normal none is left at size {size}; "
+                f"replace the photo's depth by an intact one or raise the size"
+            )
+        names.append(photo.name)
+        images.append(image[None])
+        normals.append(_normalized(normal))
+        masks.append(mask[None])
+        truth = np.where(photo.valid, photo.normal, 0)
+        native.append(NativeTruth(_float32(truth), torch.from_numpy(photo.valid.copy()), window))
+    if not names:
+        raise DataError(f"{label}: there are no photos")
+    batch = Batch(*(_float32(np.stack(parts)) for parts in (images, normals, masks)))
+    return Photos(batch, tuple(names), tuple(native), label)
+
+
+def frame(mask: NDArray[np.bool_]) -> Window:
+    """The square that shows the object of an (h, w) mask: left, top and edge, in pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    edge = max(bottom - top, right - left) / FIT
+    return float((left + right - edge) / 2), float((top + bottom - edge) / 2), float(edge)
+
+
+def _coverage(length: int, start: float, edge: float, size: int) -> NDArray[np.float64]:
+    """(size, length): the share of each pixel of the frame that each native pixel covers, along one axis."""
+    bounds = start + edge / size * np.arange(size + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(bounds[1:, None], pixels + 1) - np.maximum(bounds[:-1, None], pixels)
+    return np.clip(overlap, 0, None) * (size / edge)
+
+
+def _average(
+    values: NDArray, over: NDArray[np.bool_], rows: NDArray, columns: NDArray
+) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Mean of (..., h, w) over the pixels `over` in each pixel of the frame, and where they cover at least half of it.
+
+    Zero where they do not.
+    """
+    share = rows @ over @ columns.T
+    inside = share >= 0.5 - 1e-9  # exactly half counts, whatever the rounding
+    return (rows @ np.where(over, values, 0) @ columns.T) * inside / np.where(inside, share, 1), inside
+
+
+def _normalized(vectors: NDArray) -> NDArray:
+    """(3, h, w) vectors of unit length; zero stays zero."""
+    length = np.linalg.norm(vectors, axis=0)
+    return vectors / np.where(length > 0, length, 1)
+
+
+def _float32(array: NDArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

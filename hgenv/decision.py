@@ -1,0 +1,193 @@
+"""The decision space: what the numbers of a decision vector beta mean, and which of them are valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+
+class DecisionError(ValueError):
+    """A decision vector that the environment cannot take. The message names the block, the value and the cure."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named run of components of beta.
+
+    Attributes:
+        name: Unique within its space.
+        low: Lower bound of each component, in `unit`.
+        high: Upper bound of each component, in `unit`.
+        initial: Ordinary starting value of each component, in `unit`.
+        unit: Unit of the components; "1" for pure numbers.
+        meaning: One line for tables.
+        simplex: Whether the components are probabilities that sum to one. `low` is then their floor.
+    """
+
+    name: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    initial: tuple[float, ...]
+    unit: str
+    meaning: str
+    simplex: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the bounds are ordered, hold the initial value and leave room for a distribution."""
+        if not len(self.low) == len(self.high) == len(self.initial) > 0:
+            raise ValueError(f"block {self.name!r}: low, high and initial must have one length of at least 1")
+        for low, high, initial in zip(self.low, self.high, self.initial, strict=True):
+            if not low < high or not low <= initial <= high:
+                raise ValueError(f"block {self.name!r}: needs low < high and low <= initial <= high")
+        if self.simplex and (abs(sum(self.initial) - 1) > 1e-6 or sum(self.low) >= 1):
+            raise ValueError(f"block {self.name!r}: initial probabilities must sum to 1, their floors to less than 1")
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return len(self.low)
+
+
+def block(
+    name: str,
+    size: int,
+    low: float | Sequence[float],
+    high: float | Sequence[float],
+    initial: float | Sequence[float],
+    unit: str,
+    meaning: str,
+    *,
+    simplex: bool = False,
+) -> Block:
+    """A `Block` whose bounds and initial value may each be one number for all of its `size` components."""
+
+    def spread(value: float | Sequence[float]) -> tuple[float, ...]:
+        return tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (size,)))
+
+    return Block(name, spread(low), spread(high), spread(initial), unit, meaning, simplex)
+
+
+class DecisionSpace:
+    """The blocks of a decision vector, in order.
+
+    Vectors are float64 tensors of shape `(..., d)`, where `d` is `dimension`. Besides its own units a vector has a
+    *scaled* form, in which every component runs from 0 at its lower to 1 at its upper bound; optimizers work there.
+
+    Attributes:
+        blocks: The blocks.
+        dimension: d, the number of components.
+        low: Lower bounds, (d,).
+        high: Upper bounds, (d,).
+        initial: The common starting point, (d,).
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        names = [b.name for b in blocks]
+        if not blocks or len(set(names)) != len(names):
+            raise ValueError(f"a decision space needs blocks with unique names, not {names}")
+        self.blocks = tuple(blocks)
+        self.low = torch.tensor([v for b in blocks for v in b.low], dtype=torch.float64)
+        self.high = torch.tensor([v for b in blocks for v in b.high], dtype=torch.float64)
+        self.initial = torch.tensor([v for b in blocks for v in b.initial], dtype=torch.float64)
+        self.dimension = len(self.initial)
+        stops = np.cumsum([b.size for b in blocks])
+        self._slices = {b.name: slice(int(s) - b.size, int(s)) for b, s in zip(blocks, stops, strict=True)}
+
+    def slice(self, name: str) -> slice:
+        """Where the block `name` stands in a vector.
+
+        Raises:
+            KeyError: There is no such block.
+        """
+        if name not in self._slices:
+            raise KeyError(f"no block {name!r}; the blocks are {', '.join(self._slices)}")
+        return self._slices[name]
+
+    def split(self, betas: Tensor) -> dict[str, Tensor]:
+        """The blocks of (..., d) by name, each (..., size); simplex blocks are normalized to sum to one."""
+        parts = {name: betas[..., where] for name, where in self._slices.items()}
+        for b in self.blocks:
+            if b.simplex:
+                parts[b.name] = parts[b.name] / parts[b.name].sum(-1, keepdim=True)
+        return parts
+
+    def scale(self, betas: Tensor) -> Tensor:
+        """From own units to fractions of each component's range, (..., d) to (..., d)."""
+        return (betas - self.low) / (self.high - self.low)
+
+    def unscale(self, scaled: Tensor) -> Tensor:
+        """The inverse of `scale`."""
+        return self.low + scaled * (self.high - self.low)
+
+    def clip(self, betas: Tensor) -> Tensor:
+        """The nearest vectors within the bounds, (..., d)."""
+        return torch.minimum(torch.maximum(betas, self.low), self.high)
+
+    def project(self, betas: Tensor) -> Tensor:
+        """The nearest valid vectors, (..., d): within the bounds, simplex blocks summing to one above their floors."""
+        projected = self.clip(betas)
+        for b in self.blocks:
+            if b.simplex:
+                where, low = self._slices[b.name], torch.tensor(b.low, dtype=betas.dtype)
+                projected[..., where] = low + _project_to_simplex(betas[..., where] - low, 1 - sum(b.low))
+        return projected
+
+    def check(self, beta: ArrayLike | Tensor) -> Tensor:
+        """`beta` as a float64 tensor of shape (d,), or an error that says what is wrong with it.
+
+        Raises:
+            DecisionError: Wrong shape, not a number, not finite, or out of bounds.
+        """
+        try:
+            vector = torch.as_tensor(np.asarray(beta, dtype=np.float64)).clone()
+        except (TypeError, ValueError) as error:
+            raise DecisionError(f"beta must be {self.dimension} numbers, not {type(beta).__name__}: {error}") from None
+        if vector.shape != (self.dimension,):
+            raise DecisionError(
+                f"beta has shape {tuple(vector.shape)}, but this space has {self.dimension} components: shape "
+                f"({self.dimension},) is needed"
+            )
+        # An agent's float32 rounding of a bound is not an error.
+        slack = 1e-6 * (self.high - self.low)
+        wrong = ~(vector.isfinite() & (vector >= self.low - slack) & (vector <= self.high + slack))
+        if wrong.any():
+            i = int(wrong.nonzero()[0])
+            name = next(n for n, where in self._slices.items() if where.start <= i < where.stop)
+            raise DecisionError(
+                f"beta[{i}] = {float(vector[i])} (block {name!r}) is outside "
+                f"[{float(self.low[i])}, {float(self.high[i])}]; clip it, or use DecisionSpace.project"
+            )
+        return self.clip(vector)
+
+    def table(self) -> str:
+        """The space as a Markdown table: index, block, meaning, range, unit, initial value."""
+
+        def span(values: tuple[float, ...]) -> str:
+            distinct = dict.fromkeys(f"{v:g}" for v in values)
+            return next(iter(distinct)) if len(distinct) == 1 else "(" + ", ".join(f"{v:g}" for v in values) + ")"
+
+        rows = [
+            "| index | block | meaning | low | high | unit | initial |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for b in self.blocks:
+            where = self._slices[b.name]
+            index = str(where.start) if b.size == 1 else f"{where.start}-{where.stop - 1}"
+            rows.append(
+                f"| {index} | {b.name} | {b.meaning} | {span(b.low)} | {span(b.high)} | {b.unit} | {span(b.initial)} |"
+            )
+        return "\n".join(rows)
+
+
+def _project_to_simplex(vectors: Tensor, total: float) -> Tensor:
+    """Euclidean projection of (..., n) on {x >= 0, sum x = total} (Duchi et al., ICML 2008, figure 1)."""
+    ordered = vectors.sort(-1, descending=True).values
+    counts = torch.arange(1, vectors.shape[-1] + 1, dtype=vectors.dtype)
+    thresholds = (ordered.cumsum(-1) - total) / counts
+    support = (ordered > thresholds).sum(-1, keepdim=True)
+    return (vectors - thresholds.gather(-1, support - 1)).clamp(min=0)

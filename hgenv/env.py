@@ -1,0 +1,390 @@
+"""The environment: an action is a decision vector, a step trains a network on what it generates.
+
+Knows spaces, seeds, weights and the ledger; rendering is the generator's, training the learner's business.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .accounting import Ledger
+from .batch import Batch
+from .decision import DecisionSpace
+from .generators.random import hash_integers
+from .learning.unroll import SGD, Learner, TrainingState, train
+from .learning.unroll import sample_gradient as unrolled_gradient
+from .rendering.scene import RenderError
+
+
+class Generator(Protocol):
+    """f(beta, r): deterministic in both, random in r alone.
+
+    Attributes:
+        space: What the components of beta mean.
+        smooth: Names of the blocks through which autograd gives the exact dX/dbeta; the rest is a black box.
+    """
+
+    space: DecisionSpace
+    smooth: tuple[str, ...]
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+        """Samples for (B, d) betas and (B,) int64 seeds, one beta per sample."""
+        ...
+
+
+class Status(enum.Enum):
+    """What became of an evaluation. The value is advice for whoever reads it."""
+
+    OK = "trained and validated"
+    DIVERGED = (
+        "the loss or the weights became infinite or NaN during training; lower the learning rate, or keep beta away "
+        "from where the samples are degenerate"
+    )
+    UNRENDERABLE = "a sample could not be rendered; see the message for its seed, and keep beta further from its bounds"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training at a beta gave.
+
+    Attributes:
+        beta: (d,) the valid vector that was used.
+        loss: L on the validation photos after the K steps; None unless the status is OK.
+        status: OK, or what went wrong.
+        message: Details of a failure, else empty.
+    """
+
+    beta: Tensor
+    loss: float | None
+    status: Status = Status.OK
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a loss."""
+        return self.status is Status.OK
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """The K training steps that an evaluation took: betas (N, d), seeds (N,), K batches, K + 1 states."""
+
+    betas: Tensor
+    seeds: Tensor
+    batches: list[Batch]
+    states: list[TrainingState]
+
+
+class DataGenEnv(gym.Env):
+    """Tune a generator of training data so that a network does well on real data.
+
+    One step takes the paper's whole line (section 4): generate N = K * batch_size samples with beta, train the network
+    on them for K steps of SGD from the current weights, validate it, keep the weights (incremental training).
+
+    | | |
+    | --- | --- |
+    | action | beta in its own units, `Box(low, high)`; simplex blocks are projected to sum to one |
+    | observation | `Box(d + 2,)`: the last beta scaled to [-1, 1], the last loss / its maximum, the share of the episode gone |
+    | reward | -L, the negative validation loss; NaN if the step failed |
+    | terminated | the step failed (see `Status`); the weights are as they were before it |
+    | truncated | after `max_updates` steps |
+    | info | `loss`, `status`, `message`, `update`: deterministic values only; clocks are in `ledger` |
+
+    Beyond Gymnasium it offers what optimizers for this problem need, at the price that each costs: `probe`,
+    `sample_gradient`, `slopes`, `exact_slopes`.
+
+    Attributes:
+        generator: f.
+        learner: Network, losses, metrics.
+        space: The decision space.
+        samples_per_update: N.
+        ledger: What was spent since `reset`.
+        outcome: What the last step gave; None before the first.
+        state: Weights and momentum now.
+        update: Steps taken since `reset`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
+
+    def __init__(
+        self,
+        generator: Generator,
+        learner: Learner,
+        validation: Any,
+        test: Any,
+        *,
+        sgd: SGD,
+        unroll_steps: int = 4,
+        batch_size: int = 16,
+        max_updates: int = 1000,
+        device: str | torch.device = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        if min(unroll_steps, batch_size, max_updates) < 1:
+            raise ValueError("unroll_steps, batch_size and max_updates must each be at least 1")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"unknown render_mode {render_mode!r}; choose 'rgb_array' or None")
+        self.generator, self.learner, self.sgd = generator, learner, sgd
+        self.validation, self.test = validation, test
+        self.unroll_steps, self.batch_size, self.max_updates = unroll_steps, batch_size, max_updates
+        self.samples_per_update = unroll_steps * batch_size
+        self.device = torch.device(device)
+        self.render_mode = render_mode
+        self.space = generator.space
+        self.action_space = gym.spaces.Box(self.space.low.numpy(), self.space.high.numpy(), dtype=np.float64)
+        bound = np.ones(self.space.dimension + 2, dtype=np.float32)
+        low = np.concatenate([-bound[:-2], np.zeros(2, dtype=np.float32)])
+        self.observation_space = gym.spaces.Box(low, bound, dtype=np.float32)
+        self.ledger = Ledger(self.device)
+
+    # --- Gymnasium -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start over: new weights, new sample seeds, an empty ledger.
+
+        Args:
+            seed: Decides the initial weights and all samples. None goes on with the environment's own generator.
+            options: None are known.
+
+        Raises:
+            ValueError: There are options.
+        """
+        super().reset(seed=seed)
+        if options:
+            raise ValueError(f"unknown reset options {sorted(options)}; there are none")
+        self._seed = int(self.np_random.integers(2**62))
+        self.state = self.sgd.start(self.learner.initial_weights(self._seed))
+        self.update = 0
+        self.outcome: Outcome | None = None
+        self._last_loss = self._validate(self.state)
+        self._unroll: Unroll | None = None
+        self._gradient: Batch | None = None
+        self.ledger = Ledger(self.device)
+        return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
+
+    def step(self, beta: ArrayLike | Tensor) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Generate at `beta`, train K steps from the current weights, validate, keep the weights.
+
+        Raises:
+            DecisionError: beta has the wrong shape, is not finite or out of bounds. Nothing has changed then.
+        """
+        beta = self._valid(beta)
+        self.outcome, unroll = self._evaluate(beta.expand(self.samples_per_update, -1))
+        if unroll is not None:
+            self.state, self._unroll, self._gradient = unroll.states[-1], unroll, None
+            assert self.outcome.loss is not None
+            self._last_loss = self.outcome.loss
+        self.update += 1
+        self.ledger.count("updates", 1)
+        info = {"status": self.outcome.status.name, "message": self.outcome.message, "update": self.update}
+        if self.outcome.ok:
+            info["loss"] = self._last_loss
+        reward = -self._last_loss if self.outcome.ok else float("nan")
+        truncated = self.update >= self.max_updates
+        return self._observation(beta), reward, not self.outcome.ok, truncated, info
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The last step's first 16 training images as one 4 x 4 gallery, (4 S, 4 S, 3); None before the first step."""
+        if self.render_mode is None or self._unroll is None or self._unroll.batches[0].image.dim() != 4:
+            return None
+        images = Batch.cat(self._unroll.batches).image[:16, :1]
+        images = torch.cat([images, images.new_zeros(16 - len(images), *images.shape[1:])])
+        gallery = images.reshape(4, 4, *images.shape[2:]).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+        grey = (255 * gallery.clamp(0, 1)).round().to("cpu", torch.uint8).numpy()
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+    # --- What optimizers may ask for, each at its price --------------------------------------------------------------
+
+    def probe(self, betas: Tensor) -> list[Outcome]:
+        """What a step at each of (P, d) betas would give: same weights, same sample seeds. Nothing is kept.
+
+        Raises:
+            DecisionError: One of them is not valid.
+        """
+        return [self._evaluate(self._valid(beta).expand(self.samples_per_update, -1))[0] for beta in betas]
+
+    def sample_gradient(self) -> Batch:
+        """dL/dX of the N samples that the last step trained on, exact (the adjoint of its K training steps).
+
+        Computed, and paid for, once per step.
+
+        Raises:
+            RuntimeError: No step has succeeded since `reset`.
+        """
+        unroll = self._last_unroll()
+        if self._gradient is None:
+            with self.ledger.phase("gradient"):
+                _, parts = unrolled_gradient(self.learner, self.sgd, unroll.states, unroll.batches, self.validation)
+                self._gradient = Batch.cat(parts)
+            self.ledger.count("gradient_steps", self.unroll_steps)
+            self.ledger.count("validation_passes", 1)
+            flops = self.learner.flops
+            # The adjoint starts from dL/dw: a validation pass and its way back, twice the work again.
+            start = 3 * flops("validate", len(self.validation.batch))
+            self.ledger.count("flops", start + self.unroll_steps * flops("gradient", self.batch_size))
+        return self._gradient
+
+    def slopes(self, directions: Tensor) -> Tensor:
+        """Directional derivatives of L through single samples: <dL/dX_i, X_i(beta + d) - X_i(beta - d)> / (2 |d|).
+
+        Args:
+            directions: (J, N, d) displacements of the beta that sample i was made with, in fractions of each
+                component's range. Where a bound cuts beta + d or beta - d, the distance between what is left replaces
+                2 |d|; if nothing is left, the slope is 0.
+
+        Returns:
+            (J, N) float64: change of L per fraction of range, to first order in X, beta alone of sample i moving.
+
+        Raises:
+            ValueError: Wrong shape, or a direction is zero or not finite.
+            RenderError: A displaced sample cannot be rendered.
+        """
+        unroll = self._last_unroll()
+        count, dimension = unroll.betas.shape
+        if directions.dim() != 3 or directions.shape[1:] != (count, dimension):
+            raise ValueError(f"directions must be (J, {count}, {dimension}), not {tuple(directions.shape)}")
+        if not directions.isfinite().all() or (directions == 0).all(-1).any():
+            raise ValueError("directions must be finite and none of them zero")
+        gradient = self.sample_gradient()
+        centre = self.space.scale(unroll.betas)
+        slopes = torch.empty(directions.shape[:2], dtype=torch.float64)
+        for j, direction in enumerate(directions.to(torch.float64)):
+            ahead, behind = (centre + direction).clamp(0, 1), (centre - direction).clamp(0, 1)
+            with self.ledger.phase("generate"):
+                both = self.generator(
+                    self.space.unscale(torch.cat([ahead, behind])), torch.cat([unroll.seeds, unroll.seeds])
+                )
+            self.ledger.count("samples", 2 * count)
+            with self.ledger.phase("gradient"):
+                rise = gradient.dot(both[:count]) - gradient.dot(both[count:])
+                distance = (ahead - behind).norm(dim=-1)
+                slopes[j] = torch.where(distance > 0, rise.to("cpu", torch.float64) / distance.clamp(min=1e-12), 0)
+        return slopes
+
+    def exact_slopes(self) -> Tensor:
+        """dL/dbeta through each sample of the last step, in the blocks where the generator is smooth.
+
+        Returns:
+            (N, d) float64, per fraction of each component's range; zero in the other blocks.
+        """
+        unroll = self._last_unroll()
+        gradient = self.sample_gradient()
+        betas = unroll.betas.clone().requires_grad_()
+        with self.ledger.phase("generate"):
+            batch = self.generator(betas, unroll.seeds)
+        self.ledger.count("samples", len(betas))
+        with self.ledger.phase("gradient"):
+            (slopes,) = torch.autograd.grad(gradient.dot(batch).sum(), betas)
+            keep = torch.zeros(self.space.dimension, dtype=torch.bool)
+            for name in self.generator.smooth:
+                keep[self.space.slice(name)] = True
+            return torch.where(keep, slopes * (self.space.high - self.space.low), 0)
+
+    # --- Off the clock -----------------------------------------------------------------------------------------------
+
+    def test_metrics(self) -> dict[str, float]:
+        """Metrics of the current weights on held-out data. Off the clock; for reports, never for an optimizer."""
+        with self.ledger.phase("score"):
+            return self.learner.metrics(self.state.weights, self.test)
+
+    def validation_metrics(self) -> dict[str, float]:
+        """The same on the validation data."""
+        with self.ledger.phase("score"):
+            return self.learner.metrics(self.state.weights, self.validation)
+
+    def warm_up(self) -> None:
+        """Run every kernel once, off the clock, so that no optimizer pays for first calls. Changes nothing."""
+        with self.ledger.phase("warm_up"):
+            beta = self.space.project(self.space.initial)
+            kept = self._unroll, self._gradient
+            _, self._unroll = self._evaluate(beta.expand(self.samples_per_update, -1))
+            if self._unroll is not None:
+                self._gradient = None
+                self.slopes(torch.full((1, self.samples_per_update, self.space.dimension), 1e-2))
+                if self.generator.smooth:
+                    self.exact_slopes()
+            self._unroll, self._gradient = kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, for `torch.save`."""
+        unroll = self._unroll
+        return {
+            "seed": self._seed,
+            "update": self.update,
+            "state": self.state,
+            "last_loss": self._last_loss,
+            "outcome": self.outcome,
+            "unroll": None if unroll is None else (unroll.betas, unroll.seeds, unroll.states),
+            "ledger": self.ledger.state_dict(),
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, with the same bits."""
+        self._seed, self.update, self.state = state["seed"], state["update"], state["state"]
+        self._last_loss, self.outcome = state["last_loss"], state["outcome"]
+        self.np_random.bit_generator.state = state["np_random"]
+        self._gradient, self._unroll = None, None
+        if state["unroll"] is not None:
+            betas, seeds, states = state["unroll"]
+            self._unroll = Unroll(betas, seeds, self._batches(betas, seeds), states)
+        self.ledger.load_state_dict(state["ledger"])
+
+    # --- The line from beta to L --------------------------------------------------------------------------------------
+
+    def _evaluate(self, betas: Tensor) -> tuple[Outcome, Unroll | None]:
+        """Generate with (N, d) betas, train from the current weights, validate."""
+        seeds = hash_integers(hash_integers(torch.tensor([self._seed]), 1)[0] + self.update, self.samples_per_update)[0]
+        seeds = seeds.to(self.device)
+        try:
+            with self.ledger.phase("generate"):
+                batches = self._batches(betas, seeds)
+        except RenderError as error:
+            return Outcome(betas[0], None, Status.UNRENDERABLE, str(error)), None
+        finally:
+            self.ledger.count("samples", len(betas))
+        with self.ledger.phase("train"):
+            states = train(self.learner, self.sgd, self.state, batches)
+        self.ledger.count("training_steps", self.unroll_steps)
+        self.ledger.count("flops", self.unroll_steps * self.learner.flops("train", self.batch_size))
+        loss = self._validate(states[-1])
+        if not np.isfinite(loss):
+            message = f"update {self.update}: L = {loss} after {self.unroll_steps} training steps"
+            return Outcome(betas[0], None, Status.DIVERGED, message), None
+        return Outcome(betas[0], loss), Unroll(betas, seeds, batches, states)
+
+    def _batches(self, betas: Tensor, seeds: Tensor) -> list[Batch]:
+        batch = self.generator(betas, seeds)
+        size = self.batch_size
+        return [batch[k * size : (k + 1) * size] for k in range(self.unroll_steps)]
+
+    def _validate(self, state: TrainingState) -> float:
+        with self.ledger.phase("validate"), torch.no_grad():
+            loss = float(self.learner.validation_loss(state.weights, self.validation))
+        self.ledger.count("validation_passes", 1)
+        self.ledger.count("flops", self.learner.flops("validate", len(self.validation.batch)))
+        return loss
+
+    def _valid(self, beta: ArrayLike | Tensor) -> Tensor:
+        return self.space.project(self.space.check(beta))
+
+    def _last_unroll(self) -> Unroll:
+        if self._unroll is None:
+            raise RuntimeError("there is no training step to differentiate: call reset() and a successful step() first")
+        return self._unroll
+
+    def _observation(self, beta: Tensor) -> NDArray[np.float32]:
+        scaled = 2 * self.space.scale(beta) - 1
+        rest = torch.tensor([self._last_loss / self.learner.max_loss, self.update / self.max_updates])
+        observation = torch.cat([scaled, rest]).numpy().astype(np.float32)
+        return np.clip(observation, self.observation_space.low, self.observation_space.high)

@@ -1,0 +1,59 @@
+"""`hgenv/Quadratic-v0`: a tiny problem with known answers, for tests, tutorials and the optimizers' conformance kit."""
+
+from __future__ import annotations
+
+from ..env import DataGenEnv
+from ..generators.quadratic import QuadraticGenerator
+from ..learning.quadratic import Points, QuadraticLearner
+from ..learning.unroll import SGD
+
+
+class QuadraticEnv(DataGenEnv):
+    """Move a cloud of points so that their mean, followed by SGD, ends at a hidden point.
+
+    ## Decision vector (d = 4)
+
+    | index | block | meaning | low | high | unit | initial |
+    | --- | --- | --- | --- | --- | --- | --- |
+    | 0-2 | position | mean of the points | -2 | 2 | 1 | 0 |
+    | 3 | spread | their standard deviation along each axis | 0 | 1 | 1 | 0.5 |
+
+    ## Observation, reward, end of the episode
+
+    As in `DataGenEnv`: 6 numbers; -L with L half the squared distance of the weights to the hidden point; truncated
+    after `max_updates` steps. The network is three numbers; K steps of plain SGD pull them to the mean of the points.
+
+    ## Metrics
+
+    `distance`: of the weights to the hidden point (validation) or to one beside it (test).
+
+    ## Closed forms
+
+    dL/dX and dL/dbeta are in `hgenv.learning.quadratic.QuadraticLearner`.
+
+    ## Version history
+
+    * v0: initial version.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 0.1,
+        momentum: float = 0.0,
+        unroll_steps: int = 4,
+        batch_size: int = 8,
+        max_updates: int = 100,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            QuadraticGenerator(),
+            QuadraticLearner(),
+            Points.at((1.0, -0.5, 0.75), "quadratic validation"),
+            Points.at((1.1, -0.6, 0.75), "quadratic test"),
+            sgd=SGD(learning_rate, momentum),
+            unroll_steps=unroll_steps,
+            batch_size=batch_size,
+            max_updates=max_updates,
+            render_mode=render_mode,
+        )

@@ -1,0 +1,173 @@
+"""`hgenv/ShapeNormals-v0` and `hgenv/ShapeNormalsLit-v0`: the paper's first experiment (sections 5.1, A.2)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from ..datasets import mbii, standin
+from ..datasets.photos import DataError, Photos
+from ..env import DataGenEnv
+from ..generators.shapes import ShapeGenerator
+from ..learning.normals import NormalsLearner
+from ..learning.unroll import SGD
+from ..rendering import RENDERERS, make_renderer
+
+
+class ShapeNormalsEnv(DataGenEnv):
+    """Tune a grammar of CSG shapes so that a network sees surface normals in photos of real objects.
+
+    ## Decision vector (d = 29)
+
+    {shape_table}
+
+    Lengths are relative: every object is fitted into the frame. `hgenv.generators.grammar` defines the grammar's parts.
+    Light, texture and exposure follow a fixed distribution: the one that `ShapeNormalsLit-v0` starts from, or `light`.
+
+    ## Observation
+
+    `Box(d + 2,)` float32: beta scaled to [-1, 1], the last validation loss / pi, the share of the episode gone.
+
+    ## Reward
+
+    -L in radians, L being the mean angle error over the valid pixels of the validation photos after the step, at the
+    network's resolution.
+
+    ## End of the episode
+
+    Terminated when the step failed (`info["status"]`, see `hgenv.Status`); truncated after `max_updates` steps.
+
+    ## Metrics
+
+    Appendix A.1's, at the photos' native resolution over all valid pixels of all photos: `within_11.25`, `within_22.5`,
+    `within_30` (percent), `mean_degrees`, `median_degrees`, `mse_radians2`, and `mean_degrees/<object>`.
+
+    ## Arguments
+
+    | argument | meaning | default |
+    | --- | --- | --- |
+    | data | "standin" (made by code) or "mbii" (MIT-Berkeley Intrinsic Images) | "standin" |
+    | data_folder | the folder that contains `mbii/`; None: the environment variable HGENV_DATA | None |
+    | input | MBII photos: "diffuse", "shading" (no texture) or "original" | "diffuse" |
+    | size | pixels along an edge of what the network sees | 64 |
+    | network, units | "small" or "paper"; "smooth" or "relu" | "small", "smooth" |
+    | renderer, shadows | "analytic", "mesh" or "pyrender"; whether objects shade themselves | "analytic", True |
+    | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
+    | light | initial values of render blocks by name, see the 37-d environment | None |
+    | learning_rate, momentum, weight_decay, decay_steps | of the inner SGD, see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, inf |
+    | unroll_steps, batch_size | K, and samples of each of the K steps | 4, 16 |
+    | max_updates | length of the episode | 1000 |
+    | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
+
+    ## Version history
+
+    * v0: initial version.
+    """
+
+    lit = False
+
+    def __init__(
+        self,
+        *,
+        data: str = "standin",
+        data_folder: str | Path | None = None,
+        input: str = "diffuse",
+        size: int = 64,
+        network: str = "small",
+        units: str = "smooth",
+        renderer: str = "analytic",
+        shadows: bool = True,
+        depth: int = 3,
+        light: dict[str, tuple[float, ...]] | None = None,
+        learning_rate: float = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        decay_steps: float = math.inf,
+        unroll_steps: int = 4,
+        batch_size: int = 16,
+        max_updates: int = 1000,
+        device: str = "auto",
+        render_mode: str | None = None,
+    ) -> None:
+        chosen = choose_device(device)
+        validation, test = (photos.to(chosen) for photos in load_photos(data, data_folder, input, size))
+        super().__init__(
+            ShapeGenerator(make_renderer(renderer, size=size, shadows=shadows), depth=depth, lit=self.lit, light=light),
+            NormalsLearner(network, units=units, size=size, device=chosen),
+            validation,
+            test,
+            sgd=SGD(learning_rate, momentum, weight_decay, decay_steps),
+            unroll_steps=unroll_steps,
+            batch_size=batch_size,
+            max_updates=max_updates,
+            device=chosen,
+            render_mode=render_mode,
+        )
+
+
+class ShapeNormalsLitEnv(ShapeNormalsEnv):
+    """`ShapeNormals-v0` with the render block beta_R of equation 4: how the shapes are lit and photographed.
+
+    ## Decision vector (d = 37)
+
+    {lit_table}
+
+    Everything else is as in `ShapeNormalsEnv`, `light` included, which here moves the render blocks' initial values.
+
+    ## Version history
+
+    * v0: initial version.
+    """
+
+    lit = True
+
+
+if ShapeNormalsEnv.__doc__ and ShapeNormalsLitEnv.__doc__:  # python -OO has none
+    indent = "\n    "
+    ShapeNormalsEnv.__doc__ = ShapeNormalsEnv.__doc__.replace(
+        "{shape_table}", ShapeGenerator().space.table().replace("\n", indent)
+    )
+    ShapeNormalsLitEnv.__doc__ = ShapeNormalsLitEnv.__doc__.replace(
+        "{lit_table}", ShapeGenerator(lit=True).space.table().replace("\n", indent)
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:<n>" names.
+
+    Raises:
+        ValueError: A GPU was asked for and there is none, or the name means nothing.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; choose 'auto', 'cpu' or 'cuda'") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use device='cpu' or "
+            "'auto', or install a CUDA build of torch"
+        )
+    return chosen
+
+
+def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> tuple[Photos, Photos]:
+    """Validation and test photos: MBII's 10 train and 10 test objects, or the stand-in's.
+
+    Raises:
+        ValueError: `data` or `input` is unknown.
+        DataError: The photos are not where they should be, or damaged.
+    """
+    if data == "standin":
+        return standin.load("validation", size=size), standin.load("test", size=size)
+    if data != "mbii":
+        raise ValueError(f"unknown data {data!r}; choose 'standin' or 'mbii'")
+    root = folder if folder is not None else mbii.find_data()
+    if root is None:
+        raise DataError(
+            "data='mbii' needs the folder that contains mbii/: set the environment variable HGENV_DATA or pass data_folder"
+        )
+    return mbii.load(root, "train", input=input, size=size), mbii.load(root, "test", input=input, size=size)

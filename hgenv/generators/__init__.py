@@ -1,0 +1,1 @@
+"""Generators, one a file, and what they share."""

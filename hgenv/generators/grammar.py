@@ -1,0 +1,314 @@
+"""The paper's probabilistic shape grammar (section 5.1, appendix A.2), sampled for a whole batch at once.
+
+    S => E;  E => C(E, T(E)) | P;  C => union | subtract
+    P => sphere | cube | truncated_cone | tetrahedron
+    T => attach * rand_translate * rand_rotate * rand_scale
+
+The derivation tree is laid out in a complete binary tree of the configured depth, in heap order; every node owns a
+fixed block of random numbers, used or not, so that beta never shifts a draw. What the paper leaves open is defined so:
+
+- **Depth.** A node at the deepest level is always a primitive; depth 3 allows 8 primitives.
+- **Sizes.** Lengths are log-normal: median * exp(spread * z).
+- **attach** moves the origin of the right operand onto the surface of the left operand's first primitive (its leftmost
+  leaf, which stands untransformed in the operand's own coordinates): to the point where a ray from that primitive's
+  centre in a uniformly random direction leaves it. Then rand_translate displaces it, rand_rotate turns it uniformly,
+  rand_scale scales its axes by log-normal factors.
+- **Root.** The finished object is turned by a uniformly random rotation.
+- **Fitting into the view.** The exact screen rectangle of all primitives that add to the solid (subtracted ones do
+  not count) is centred, and its longer side is scaled to `FIT` of the frame; depth is centred alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..decision import Block, block
+from ..rendering.scene import (
+    CONE,
+    CUBE,
+    DIFFERENCE,
+    EMPTY,
+    SPHERE,
+    TETRAHEDRON,
+    TETRAHEDRON_CORNERS,
+    UNION,
+    polarity,
+)
+from .random import normals
+
+# Share of the frame's edge that the longer side of the object's bounding rectangle takes; photos are cropped alike.
+FIT = 0.9
+
+# Random numbers of a node: expand, operator, primitive, 3 sizes, 2 attach, 3 translation, 3 rotation, 3 scale.
+NUMBERS_PER_NODE = 17
+
+
+def shape_blocks() -> list[Block]:
+    """The 29 components of beta that appendix A.2 lists."""
+    length, spread = (0.1, 1.0), (0.05, 0.8)
+    pair = {"low": (length[0], spread[0]), "high": (length[1], spread[1])}
+    return [
+        block(
+            "primitive",
+            4,
+            0.05,
+            1.0,
+            0.25,
+            "1",
+            "probability of sphere, cube, truncated cone, tetrahedron",
+            simplex=True,
+        ),
+        block("operator", 2, 0.05, 1.0, 0.5, "1", "probability of union, difference", simplex=True),
+        block("expand", 1, 0.05, 0.95, 0.5, "1", "probability that E becomes C(E, T(E)) rather than P"),
+        block(
+            "translation",
+            6,
+            (-1.0,) * 3 + (0.02,) * 3,
+            (1.0,) * 3 + (0.8,) * 3,
+            (0.0,) * 3 + (0.2,) * 3,
+            "length",
+            "mean x, y, z and standard deviation x, y, z of rand_translate",
+        ),
+        block(
+            "scale",
+            6,
+            (-1.0,) * 3 + (0.02,) * 3,
+            (1.0,) * 3 + (0.8,) * 3,
+            (0.0,) * 3 + (0.2,) * 3,
+            "log",
+            "mean x, y, z and standard deviation x, y, z of the logarithm of rand_scale",
+        ),
+        block("sphere", 2, **pair, initial=(0.5, 0.2), unit="length", meaning="median and log-spread of the radius"),
+        block("cube", 2, (0.2, 0.05), (2.0, 0.8), (1.0, 0.2), "length", "median and log-spread of the edge"),
+        block(
+            "cone",
+            4,
+            pair["low"] + (0.2, 0.05),
+            pair["high"] + (2.0, 0.8),
+            (0.5, 0.2, 1.0, 0.2),
+            "length",
+            "median and log-spread of both radii, median and log-spread of the height",
+        ),
+        block("tetrahedron", 2, (0.2, 0.05), (2.0, 0.8), (1.0, 0.2), "length", "median and log-spread of the edge"),
+    ]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random about B objects; nodes in heap order, M = 2**(depth + 1) - 1 of them.
+
+    Attributes:
+        exists: (B, M) bool, whether the node is part of the tree.
+        expand: (B, M) bool, whether it becomes C(E, T(E)).
+        operator: (B, M) int64, UNION or DIFFERENCE.
+        kind: (B, M) int64, which primitive it would be.
+        size: (B, M, 3) that primitive's size, as in `Scene`.
+        direction: (B, M, 3) unit vector of attach.
+        translation: (B, M, 3).
+        rotation: (B, M, 3, 3).
+        scale: (B, M, 3).
+    """
+
+    exists: Tensor
+    expand: Tensor
+    operator: Tensor
+    kind: Tensor
+    size: Tensor
+    direction: Tensor
+    translation: Tensor
+    rotation: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """B objects fitted into the view: the geometric part of a `Scene`, with the same shapes and meaning."""
+
+    kind: Tensor
+    size: Tensor
+    linear: Tensor
+    offset: Tensor
+    operator: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Shape:
+        return Shape(self.kind[rows], self.size[rows], self.linear[rows], self.offset[rows], self.operator[rows])
+
+
+def numbers_needed(depth: int) -> int:
+    """Random numbers a sample owns for its shape."""
+    return NUMBERS_PER_NODE * (2 ** (depth + 1) - 1)
+
+
+def draw(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Draws:
+    """Turn each sample's fixed uniform numbers into what the grammar needs, by inverse transform.
+
+    Args:
+        beta: Blocks of `shape_blocks` by name, each (B, size), as `DecisionSpace.split` gives them.
+        uniform: (B, `numbers_needed(depth)`) in (0, 1).
+        depth: Levels below the root.
+    """
+    nodes = 2 ** (depth + 1) - 1
+    u = uniform.reshape(len(uniform), nodes, NUMBERS_PER_NODE)
+    expand = u[..., 0] < beta["expand"]
+    expand[:, nodes // 2 :] = False
+    exists = torch.ones_like(expand)
+    for node in range(1, nodes):
+        exists[:, node] = exists[:, (node - 1) // 2] & expand[:, (node - 1) // 2]
+    kind = (u[..., 2, None] > beta["primitive"].cumsum(-1)[:, None, :3]).sum(-1)
+
+    def length(name: str, first: int, z: Tensor) -> Tensor:
+        return beta[name][:, None, first] * torch.exp(beta[name][:, None, first + 1] * z)
+
+    z = normals(u[..., 3:6])
+    nothing = torch.zeros_like(z[..., 0])
+    sizes = torch.stack([
+        torch.stack([length("sphere", 0, z[..., 0]), nothing, nothing], -1),
+        torch.stack([length("cube", 0, z[..., 0]) / 2, nothing, nothing], -1),
+        torch.stack([length("cone", 0, z[..., 0]), length("cone", 0, z[..., 1]), length("cone", 2, z[..., 2]) / 2], -1),
+        torch.stack([length("tetrahedron", 0, z[..., 0]), nothing, nothing], -1),
+    ])  # fmt: skip
+    size = sizes.gather(0, kind[None, ..., None].expand(1, *kind.shape, 3))[0]
+    up = 2 * u[..., 6] - 1
+    around = 2 * math.pi * u[..., 7]
+    flat = (1 - up**2).sqrt()
+    return Draws(
+        exists=exists,
+        expand=expand & exists,
+        operator=torch.where(u[..., 1] < beta["operator"][:, :1], UNION, DIFFERENCE),
+        kind=kind,
+        size=size,
+        direction=torch.stack([flat * around.cos(), flat * around.sin(), up], -1),
+        translation=beta["translation"][:, None, :3] + beta["translation"][:, None, 3:] * normals(u[..., 8:11]),
+        rotation=_rotations(u[..., 11:14]),
+        scale=torch.exp(beta["scale"][:, None, :3] + beta["scale"][:, None, 3:] * normals(u[..., 14:17])),
+    )
+
+
+def _rotations(u: Tensor) -> Tensor:
+    """Uniformly random rotation matrices from three uniform numbers (Shoemake 1992), (..., 3) to (..., 3, 3)."""
+    a, b, c = u.unbind(-1)
+    s, t = (1 - a).sqrt(), a.sqrt()
+    x, y = s * (2 * math.pi * b).sin(), s * (2 * math.pi * b).cos()
+    z, w = t * (2 * math.pi * c).sin(), t * (2 * math.pi * c).cos()
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def build(draws: Draws, depth: int) -> Shape:
+    """Apply T along the tree, from the root down, and fit the object into the view."""
+    nodes, leaves = 2 ** (depth + 1) - 1, 2**depth
+    first = torch.arange(nodes, device=draws.kind.device).repeat(len(draws.kind), 1)  # leftmost leaf below each node
+    for level in reversed(range(depth)):
+        inner = slice(2**level - 1, 2 ** (level + 1) - 1)
+        left = slice(2 * inner.start + 1, 2 * inner.stop, 2)
+        first[:, inner] = torch.where(draws.expand[:, inner], first[:, left], first[:, inner])
+    anchor = first[:, 1::2]
+    attached = surface_point(
+        draws.kind.gather(1, anchor), _rows(draws.size, anchor), draws.direction[:, 2::2]
+    )  # (B, inner nodes, 3)
+
+    # The root's own T is free: its rotation turns the whole object.
+    linear = draws.rotation.clone()
+    offset = torch.zeros_like(draws.translation)
+    turned = draws.rotation * draws.scale[..., None, :]
+    for level in range(depth):
+        inner = slice(2**level - 1, 2 ** (level + 1) - 1)
+        left, right = slice(2 * inner.start + 1, 2 * inner.stop, 2), slice(2 * inner.start + 2, 2 * inner.stop + 1, 2)
+        frame, origin = linear[:, inner], offset[:, inner]
+        linear[:, left], offset[:, left] = frame, origin
+        linear[:, right] = matrix_product(frame, turned[:, right])
+        moved = attached[:, inner] + draws.translation[:, right]
+        offset[:, right] = matrix_product(frame, moved[..., None])[..., 0] + origin
+
+    # A primitive that ends early in the tree takes the leftmost leaf slot below its node.
+    kind = torch.full_like(draws.kind[:, :leaves], EMPTY)
+    leaf = torch.zeros_like(draws.kind[:, :leaves])
+    for level in range(depth + 1):
+        at = slice(2**level - 1, 2 ** (level + 1) - 1)
+        slots = slice(0, leaves, 2 ** (depth - level))
+        ends = draws.exists[:, at] & ~draws.expand[:, at]
+        kind[:, slots] = torch.where(ends, draws.kind[:, at], kind[:, slots])
+        number = torch.arange(at.start, at.stop, device=leaf.device)
+        leaf[:, slots] = torch.where(ends, number, leaf[:, slots])
+    operator = torch.where(draws.expand, draws.operator, UNION)[:, : leaves - 1]
+    shape = Shape(kind, _rows(draws.size, leaf), _rows(linear, leaf), _rows(offset, leaf), operator)
+    return _fit(shape)
+
+
+def union_of_parts(shape: Shape) -> Shape:
+    """The same primitives with every difference made a union, fitted anew: never empty."""
+    return _fit(Shape(shape.kind, shape.size, shape.linear, shape.offset, torch.full_like(shape.operator, UNION)))
+
+
+def _fit(shape: Shape) -> Shape:
+    """Centre and scale the rectangle around the primitives that add to the solid."""
+    low, high = extent(shape)
+    adds = ((shape.kind != EMPTY) & (polarity(shape.operator) > 0))[..., None]
+    low = torch.where(adds, low, math.inf).amin(1)
+    high = torch.where(adds, high, -math.inf).amax(1)
+    zoom = 2 * FIT / (high - low)[:, :2].amax(-1)
+    centre = (high + low) / 2
+    linear = shape.linear * zoom[:, None, None, None]
+    return Shape(shape.kind, shape.size, linear, (shape.offset - centre[:, None]) * zoom[:, None, None], shape.operator)
+
+
+def surface_point(kind: Tensor, size: Tensor, direction: Tensor) -> Tensor:
+    """Where rays from the origin leave primitives, in their own coordinates.
+
+    Args:
+        kind: (...).
+        size: (..., 3).
+        direction: (..., 3) unit vectors.
+
+    Returns:
+        (..., 3) points on the surface.
+    """
+    corners = torch.tensor(TETRAHEDRON_CORNERS, dtype=direction.dtype, device=direction.device)
+    flat, up = direction[..., :2].norm(dim=-1), direction[..., 2]
+    middle, slope = (size[..., 0] + size[..., 1]) / 2, (size[..., 1] - size[..., 0]) / (2 * size[..., 2])
+    side = flat - slope * up
+    to_side = torch.where(side > 0, middle / side, math.inf)
+    # Face i of the tetrahedron lies opposite corner i, edge / (2 sqrt 6) from the origin.
+    facing = torch.stack([-(direction * corner).sum(-1) for corner in corners], -1).amax(-1) / math.sqrt(3)
+    distance = torch.where(kind == SPHERE, size[..., 0], 0.0)
+    distance = torch.where(kind == CUBE, size[..., 0] / direction.abs().amax(-1), distance)
+    distance = torch.where(kind == CONE, torch.minimum(size[..., 2] / up.abs(), to_side), distance)
+    distance = torch.where(kind == TETRAHEDRON, size[..., 0] / (2 * math.sqrt(6)) / facing, distance)
+    return distance[..., None] * direction
+
+
+def extent(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Exact lower and upper bounds of every primitive along x, y, z of the view, each (B, L, 3); empty ones: anything."""
+    axis = shape.linear  # row a is the view's axis a, seen from the primitive
+    size = shape.size[:, :, None]
+    flat, up = axis[..., :2].norm(dim=-1), axis[..., 2]
+    bottom, top, half = size[..., 0], size[..., 1], size[..., 2] * up
+    corners = torch.tensor(TETRAHEDRON_CORNERS, dtype=axis.dtype, device=axis.device) / (2 * math.sqrt(2))
+    reach = torch.stack([axis[..., 0] * c[0] + axis[..., 1] * c[1] + axis[..., 2] * c[2] for c in corners], -1)
+    ball, box = size[..., 0] * axis.norm(dim=-1), size[..., 0] * axis.abs().sum(-1)
+    kind = shape.kind[..., None]
+    high = torch.where(kind == SPHERE, ball, box)
+    high = torch.where(kind == CONE, torch.maximum(flat * bottom - half, flat * top + half), high)
+    high = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amax(-1), high)
+    low = torch.where(kind == CONE, torch.minimum(-flat * bottom - half, -flat * top + half), -high)
+    low = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amin(-1), low)
+    return low + shape.offset, high + shape.offset
+
+
+def matrix_product(a: Tensor, b: Tensor) -> Tensor:
+    """(..., n, 3) @ (..., 3, m), elementwise, so that bits do not depend on the batch."""
+    return a[..., :1] * b[..., :1, :] + a[..., 1:2] * b[..., 1:2, :] + a[..., 2:3] * b[..., 2:3, :]
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """values (B, M, ...) at index (B, L)."""
+    shape = index.shape + (1,) * (values.dim() - 2)
+    return values.gather(1, index.reshape(shape).expand(*index.shape, *values.shape[2:]))

@@ -1,0 +1,38 @@
+"""A generator so simple that everything about it is known in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..decision import DecisionSpace, block
+from .random import normals, uniforms
+
+DIMENSION = 3  # of the points that are generated
+
+
+class QuadraticGenerator:
+    """f(beta, r): points x = position + spread * z(r) in three dimensions, float64.
+
+    A sample's image is x (B, 3), its target 0 (B, 3), its mask 1 (B, 1). Derivatives are exact everywhere:
+    dx/dposition is the identity, dx/dspread is z(r).
+
+    Attributes:
+        space: position (3), spread (1).
+        smooth: Both blocks.
+    """
+
+    smooth = ("position", "spread")
+
+    def __init__(self) -> None:
+        self.space = DecisionSpace([
+            block("position", DIMENSION, -2.0, 2.0, 0.0, "1", "mean of the points"),
+            block("spread", 1, 0.0, 1.0, 0.5, "1", "their standard deviation along each axis"),
+        ])  # fmt: skip
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+        """Samples for (B, 4) betas and (B,) seeds."""
+        parts = self.space.split(betas.to(seeds.device, torch.float64))
+        points = parts["position"] + parts["spread"] * normals(uniforms(seeds, DIMENSION))
+        return Batch(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))

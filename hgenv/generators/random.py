@@ -1,0 +1,42 @@
+"""Random numbers that belong to a sample and a slot, not to a stream.
+
+Number j of sample r is a hash of (r, j): whatever beta does, it never shifts which number goes where, any subset of
+samples can be drawn again alone, and a CPU and a GPU draw the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # golden-ratio increment of SplitMix64 (Steele et al., OOPSLA 2014)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finalizer; int64 arithmetic wraps."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def hash_integers(seeds: Tensor, count: int) -> Tensor:
+    """`count` well-mixed int64 numbers for each seed, (B,) to (B, count)."""
+    slots = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
+    return _mix(_mix(seeds.to(torch.int64) + _GAMMA)[:, None] + slots * _GAMMA)
+
+
+def uniforms(seeds: Tensor, count: int) -> Tensor:
+    """`count` uniform numbers in (0, 1) for each seed, (B,) to (B, count) float64, exact to 53 bits."""
+    return (_shift(hash_integers(seeds, count), 11).to(torch.float64) + 0.5) * 2.0**-53
+
+
+def normals(uniform: Tensor) -> Tensor:
+    """Standard normal numbers by inverse transform of uniform ones, any shape."""
+    return torch.special.ndtri(uniform)

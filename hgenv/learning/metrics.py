@@ -1,0 +1,105 @@
+"""Metrics for normals: appendix A.1 of the paper, over the pixels and at the resolution stated here.
+
+Figures are taken at the photos' native resolution, over the pixels with a known normal, pooled over all photos (so that
+a large photo counts more than a small one); beside them stands the mean of each object.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..datasets.photos import NativeTruth, Photos
+
+THRESHOLDS = (11.25, 22.5, 30.0)  # degrees
+
+
+def angles(prediction: Tensor, truth: Tensor, dim: int = -3) -> Tensor:
+    """Angles between vectors, by atan2(|a x b|, a . b): sharp at 0 and pi, where the arc cosine loses half the digits.
+
+    Differentiable, with finite gradients everywhere. A vector of length zero has no direction and counts as pi / 2 off.
+
+    Args:
+        prediction: Vectors along `dim`, of any length; (..., 3, h, w) by default.
+        truth: The same.
+        dim: The dimension of size 3.
+
+    Returns:
+        Radians, 0..pi; the shape without `dim`.
+    """
+    sine = torch.linalg.vector_norm(torch.linalg.cross(prediction, truth, dim=dim), dim=dim)
+    cosine = (prediction * truth).sum(dim)
+    undefined = (sine == 0) & (cosine == 0)
+    return torch.atan2(torch.where(undefined, 1, sine), cosine)
+
+
+def normal_metrics(angles_in_radians: Tensor) -> dict[str, float]:
+    """The figures of appendix A.1 over M angle errors, (M,) in radians.
+
+    Returns:
+        `within_11.25`, `within_22.5`, `within_30`: percent of the errors that are at most that many degrees;
+        `mean_degrees`, `median_degrees`; `mse_radians2`, the mean squared error.
+
+    Raises:
+        ValueError: There are no errors to take figures of.
+    """
+    radians = angles_in_radians.detach().double().cpu().numpy().ravel()
+    if not radians.size:
+        raise ValueError("there are no pixels to take metrics of: at least one angle is needed")
+    degrees = np.degrees(radians)
+    return {f"within_{t:g}": float(100 * np.mean(degrees <= t)) for t in THRESHOLDS} | {
+        "mean_degrees": float(degrees.mean()),
+        "median_degrees": float(np.median(degrees)),
+        "mse_radians2": float(np.mean(radians**2)),
+    }
+
+
+@torch.no_grad()
+def score_normals(predictions: Tensor, photos: Photos) -> dict[str, float]:
+    """Metrics of predicted normals at the photos' native resolution over their valid pixels.
+
+    Args:
+        predictions: (N, 3, S, S) normals as the network sees the photos; they need not have unit length.
+        photos: The N photos, on the same device.
+
+    Returns:
+        The keys of `normal_metrics`, pooled over all pixels of all photos, and `mean_degrees/<name>` of each object.
+
+    Raises:
+        ValueError: There is not one prediction for each photo.
+    """
+    if predictions.shape != photos.batch.target.shape:
+        raise ValueError(
+            f"predictions have shape {tuple(predictions.shape)}, but the {len(photos)} photos of {photos.label} need "
+            f"{tuple(photos.batch.target.shape)}"
+        )
+    errors = [_errors(p, t) for p, t in zip(predictions, photos.native, strict=True)]
+    means = {f"mean_degrees/{n}": float(e.mean().rad2deg()) for n, e in zip(photos.names, errors, strict=True)}
+    return normal_metrics(torch.cat(errors)) | means
+
+
+@torch.no_grad()
+def error_map(prediction: Tensor, truth: NativeTruth) -> Tensor:
+    """Angle errors in degrees at native resolution, (3, S, S) to (h, w) float64; NaN where the normal is not known."""
+    errors = torch.full(truth.mask.shape, torch.nan, dtype=torch.float64, device=truth.mask.device)
+    errors[truth.mask] = _errors(prediction, truth).rad2deg()
+    return errors
+
+
+def _errors(prediction: Tensor, truth: NativeTruth) -> Tensor:
+    """Angle errors in radians at the M valid native pixels, (3, S, S) to (M,) float64.
+
+    Predictions are interpolated bilinearly between the centres of the network's pixels, and constant beyond the
+    outermost ones.
+    """
+    left, top, edge = truth.window
+    row, column = truth.mask.nonzero(as_tuple=True)
+    # The centre of pixel (i, j) is at (j + 1/2, i + 1/2); grid_sample's coordinates run from -1 to 1 between the edges.
+    centre = torch.stack([column, row], -1).double() + 0.5
+    position = 2 * (centre - centre.new_tensor([left, top])) / edge - 1
+    sampled = functional.grid_sample(
+        prediction.double()[None], position[None, None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0, :, 0]
+    return angles(sampled, truth.normal[:, row, column].double(), dim=0)

@@ -1,0 +1,192 @@
+"""K training steps, and the exact gradient of the validation loss after them with respect to the training samples.
+
+With state s_k = (w_k, m_k), weights and momentum, a training step is s_{k+1} = sgd(s_k, grad_w l(w_k, X_k)), and
+L = l_val(w_K). Only the states are kept. Backwards, from the adjoint a_K = (dL/dw_K, 0), each step is computed once
+more and the vector-Jacobian product of it gives
+
+    dL/dX_k = (ds_{k+1}/dX_k)^T a_{k+1},    a_k = (ds_{k+1}/ds_k)^T a_{k+1},
+
+so that the graph of one step is alive at a time, whatever K is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from hgenv.batch import Batch
+
+Weights = dict[str, Tensor]
+
+
+class Learner(Protocol):
+    """What is trained: a network as a function of its weights, its losses and its metrics.
+
+    Attributes:
+        max_loss: Upper bound of the validation loss.
+    """
+
+    max_loss: float
+
+    def initial_weights(self, seed: int) -> Weights:
+        """The weights that training starts from; the same seed gives the same bits."""
+        ...
+
+    def training_loss(self, weights: Weights, batch: Batch) -> Tensor:
+        """Scalar, twice differentiable almost everywhere in the weights and in all of `batch`."""
+        ...
+
+    def validation_loss(self, weights: Weights, data: Any) -> Tensor:
+        """Scalar, differentiable in the weights."""
+        ...
+
+    def metrics(self, weights: Weights, data: Any) -> dict[str, float]:
+        """Figures to report, by name."""
+        ...
+
+    def flops(self, kind: Literal["train", "gradient", "validate"], samples: int) -> int:
+        """Floating-point operations of one training step, adjoint step or validation pass over `samples` samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a training step starts from and ends in.
+
+    Attributes:
+        weights: The network's weights.
+        momentum: Running sum of gradients for each weight; empty where SGD has no momentum.
+        step: Training steps taken so far.
+    """
+
+    weights: Weights
+    momentum: Weights
+    step: int
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent as `torch.optim.SGD` defines it, as a differentiable function.
+
+    Attributes:
+        learning_rate: That of step 0; at step t it is learning_rate / sqrt(1 + t / decay_steps).
+        momentum: Share of the running sum of gradients that a step keeps.
+        weight_decay: Factor on the weights that are added to the gradient.
+        decay_steps: Steps after which the learning rate has fallen to 1 / sqrt(2); infinite for a constant one.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    decay_steps: float = math.inf
+
+    def start(self, weights: Weights) -> TrainingState:
+        """The state before the first step."""
+        momentum = {name: torch.zeros_like(w) for name, w in weights.items()} if self.momentum else {}
+        return TrainingState(weights, momentum, 0)
+
+    def __call__(self, state: TrainingState, gradient: Weights) -> TrainingState:
+        """One step: m <- momentum m + g + weight_decay w, w <- w - learning_rate m."""
+        rate = self.learning_rate / math.sqrt(1 + state.step / self.decay_steps)
+        change = gradient
+        if self.weight_decay:
+            change = {name: torch.add(g, state.weights[name], alpha=self.weight_decay) for name, g in change.items()}
+        if self.momentum:
+            change = {name: torch.add(g, state.momentum[name], alpha=self.momentum) for name, g in change.items()}
+        weights = {name: torch.sub(w, change[name], alpha=rate) for name, w in state.weights.items()}
+        return TrainingState(weights, change if self.momentum else {}, state.step + 1)
+
+
+def train(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]) -> list[TrainingState]:
+    """One training step on each of K batches.
+
+    Returns:
+        The K + 1 states on the way, from `state` to the last, without graphs.
+    """
+    trajectory = [state]
+    for batch in batches:
+        weights = _leaves(state.weights)
+        gradient = torch.autograd.grad(learner.training_loss(weights, batch), list(weights.values()))
+        with torch.no_grad():
+            state = sgd(state, dict(zip(weights, gradient, strict=True)))
+        trajectory.append(state)
+    return trajectory
+
+
+def sample_gradient(
+    learner: Learner, sgd: SGD, trajectory: list[TrainingState], batches: list[Batch], data: Any
+) -> tuple[Tensor, list[Batch]]:
+    """The validation loss after training and its gradient with respect to every training sample.
+
+    Args:
+        learner: What was trained.
+        sgd: How.
+        trajectory: What `train` gave for `batches`.
+        batches: X_0 .. X_{K-1}.
+        data: What the learner validates on.
+
+    Returns:
+        L, and dL/dX_k with image, target and mask for each k.
+
+    Raises:
+        ValueError: The trajectory is not that of K batches.
+    """
+    if len(trajectory) != len(batches) + 1:
+        raise ValueError(
+            f"{len(batches)} batches make a trajectory of {len(batches) + 1} states, not {len(trajectory)}"
+        )
+    end = trajectory[-1]
+    weights = _leaves(end.weights)
+    loss = learner.validation_loss(weights, data)
+    adjoint = TrainingState(
+        dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True)),
+        {name: torch.zeros_like(m) for name, m in end.momentum.items()},
+        end.step,
+    )
+    gradients = []
+    for state, batch in zip(reversed(trajectory[:-1]), reversed(batches), strict=True):
+        adjoint, gradient = adjoint_step(learner, sgd, state, batch, adjoint)
+        gradients.append(gradient)
+    return loss.detach(), gradients[::-1]
+
+
+def adjoint_step(
+    learner: Learner, sgd: SGD, state: TrainingState, batch: Batch, adjoint: TrainingState
+) -> tuple[TrainingState, Batch]:
+    """The vector-Jacobian product of the training step that leaves `state`.
+
+    Args:
+        learner: What is trained.
+        sgd: How.
+        state: s_k.
+        batch: X_k.
+        adjoint: dL/ds_{k+1}.
+
+    Returns:
+        dL/ds_k and dL/dX_k.
+    """
+    start = TrainingState(_leaves(state.weights), _leaves(state.momentum), state.step)
+    samples = batch.map(lambda x: x.detach().requires_grad_())
+    inputs = [*start.weights.values(), *start.momentum.values(), *samples.tensors]
+
+    loss = learner.training_loss(start.weights, samples)
+    gradient = torch.autograd.grad(loss, list(start.weights.values()), create_graph=True)
+    end = sgd(start, dict(zip(start.weights, gradient, strict=True)))
+
+    outputs = [*end.weights.values(), *end.momentum.values()]
+    direction = [*adjoint.weights.values(), *adjoint.momentum.values()]
+    # A loss need not use all of a sample: what it leaves out has gradient zero.
+    products = iter(torch.autograd.grad(outputs, inputs, direction, materialize_grads=True))
+    before = TrainingState(
+        {name: next(products) for name in start.weights}, {name: next(products) for name in start.momentum}, state.step
+    )
+    return before, Batch(*products)
+
+
+def _leaves(tensors: Weights) -> Weights:
+    """The same numbers as new leaves of a graph."""
+    return {name: t.detach().requires_grad_() for name, t in tensors.items()}

@@ -1,0 +1,18 @@
+"""The environments' ids."""
+
+from __future__ import annotations
+
+import gymnasium
+
+ENVIRONMENTS = {
+    "hgenv/ShapeNormals-v0": "hgenv.environments.shape_normals:ShapeNormalsEnv",
+    "hgenv/ShapeNormalsLit-v0": "hgenv.environments.shape_normals:ShapeNormalsLitEnv",
+    "hgenv/Quadratic-v0": "hgenv.environments.quadratic:QuadraticEnv",
+}
+
+
+def register_environments() -> None:
+    """Make all ids known to `gymnasium.make`; twice is harmless."""
+    for name, entry_point in ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point=entry_point)

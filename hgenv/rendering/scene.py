@@ -1,0 +1,127 @@
+"""What every renderer takes and gives: CSG scenes in, frames out.
+
+View coordinates: the camera is orthographic and looks down -z; x points right, y up, z toward the camera. A frame of
+S x S pixels shows [-1, 1] x [-1, 1]; pixel (row i, column j) is sampled at x = (2j + 1) / S - 1, y = 1 - (2i + 1) / S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+EMPTY, SPHERE, CUBE, CONE, TETRAHEDRON = -1, 0, 1, 2, 3
+UNION, DIFFERENCE = 0, 1
+
+# Corners of a regular tetrahedron of edge 1 around the origin are these times 1 / (2 sqrt 2).
+TETRAHEDRON_CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
+
+
+class RenderError(RuntimeError):
+    """A renderer that cannot work here, or a scene that it cannot render. The message says which, and the cure."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """B objects, each a complete binary tree with L = 2**depth leaf slots, and the light they are seen in.
+
+    A leaf is a convex primitive in its own coordinates, carried into the view by `linear @ x + offset`:
+
+    | kind | solid in its own coordinates | size |
+    | --- | --- | --- |
+    | EMPTY (-1) | nothing | - |
+    | SPHERE (0) | around the origin | radius, -, - |
+    | CUBE (1) | axis-parallel, around the origin | half edge, -, - |
+    | CONE (2) | truncated, axis z, from z = -h to h | radius at -h, radius at h, half height h |
+    | TETRAHEDRON (3) | corners at edge / (2 sqrt 2) * `TETRAHEDRON_CORNERS` | edge, -, - |
+
+    Attributes:
+        kind: (B, L) int64. Slot 0, the leftmost leaf, is never empty.
+        size: (B, L, 3) view units before `linear`.
+        linear: (B, L, 3, 3).
+        offset: (B, L, 3) view units.
+        operator: (B, L - 1) int64, UNION or DIFFERENCE (left minus right) of the inner nodes in heap order: the
+            children of node i are 2i + 1 and 2i + 2; node L - 1 + l is leaf slot l.
+        light: (B, 3) unit vectors toward the light.
+        ambient: (B,) share of the light that comes from everywhere, 0..1.
+        wave: (B, W, 3) wave vectors of the solid texture, radians per view unit.
+        phase: (B, W) their phases, radians.
+        texture: (B,) contrast of the albedo; 0 is plain white.
+        exposure: (B,) factor on the image.
+        contrast: (B,) exponent on the image.
+    """
+
+    kind: Tensor
+    size: Tensor
+    linear: Tensor
+    offset: Tensor
+    operator: Tensor
+    light: Tensor
+    ambient: Tensor
+    wave: Tensor
+    phase: Tensor
+    texture: Tensor
+    exposure: Tensor
+    contrast: Tensor
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, rows: slice | Tensor) -> Scene:
+        return Scene(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def polarity(operator: Tensor) -> Tensor:
+    """(B, L - 1) to (B, L): +1 where a leaf adds to the solid, -1 right of an odd number of differences."""
+    sign = operator.new_ones(len(operator), 1)
+    inner = 0
+    while inner < operator.shape[1]:
+        level = operator[:, inner : inner + sign.shape[1]]
+        inner += level.shape[1]
+        sign = torch.stack([sign, torch.where(level == DIFFERENCE, -sign, sign)], -1).flatten(1)
+    return sign
+
+
+@dataclass(frozen=True)
+class Frame:
+    """B rendered objects; zero wherever the mask is zero.
+
+    Attributes:
+        image: (B, 1, S, S) linear intensity, 0..1.
+        normal: (B, 3, S, S) unit vectors.
+        depth: (B, 1, S, S) z in view units, growing toward the camera.
+        mask: (B, 1, S, S) 1.0 where a ray hits the object, else 0.0.
+    """
+
+    image: Tensor
+    normal: Tensor
+    depth: Tensor
+    mask: Tensor
+
+
+class Renderer(Protocol):
+    """Anything that turns scenes into frames.
+
+    Attributes:
+        size: S, pixels along an edge.
+        shadows: Whether the object casts shadows on itself.
+    """
+
+    size: int
+    shadows: bool
+
+    def __call__(self, scene: Scene) -> Frame:
+        """Render all B objects of `scene`.
+
+        Raises:
+            RenderError: What this renderer needs is missing here, or an object cannot be rendered.
+        """
+        ...
+
+
+def pixel_centres(size: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """x and y of every pixel, each (size * size,) float32, row by row from the top left."""
+    line = (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
+    return line.repeat(size), (-line).repeat_interleave(size)

@@ -1,0 +1,230 @@
+"""The grammar's draws, transforms and fit, against recursion in plain Python and against the rendered image."""
+
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from hgenv.generators import grammar
+from hgenv.generators.random import uniforms
+from hgenv.generators.shapes import ShapeGenerator
+from hgenv.rendering.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON
+
+DEPTH = 3
+GENERATOR = ShapeGenerator(depth=DEPTH)
+SPACE = GENERATOR.space
+
+
+def draws_of(beta: torch.Tensor, samples: int) -> grammar.Draws:
+    numbers = uniforms(torch.arange(samples), grammar.numbers_needed(DEPTH))
+    return grammar.draw(SPACE.split(beta.expand(samples, -1)), numbers, DEPTH)
+
+
+def test_beta_has_the_papers_29_components() -> None:
+    sizes = {b.name: b.size for b in SPACE.blocks}
+    assert sizes == {
+        "primitive": 4, "operator": 2, "expand": 1, "translation": 6, "scale": 6,
+        "sphere": 2, "cube": 2, "cone": 4, "tetrahedron": 2,
+    }  # fmt: skip
+    assert SPACE.dimension == 29
+    assert ShapeGenerator(lit=True).space.dimension == 37
+
+
+# Which of a sample's draws each block of beta may move; every other draw stays bit for bit.
+MOVES = {
+    "primitive": {"kind", "size"},
+    "operator": {"operator"},
+    "expand": {"expand", "exists"},
+    "translation": {"translation"},
+    "scale": {"scale"},
+    "sphere": {"size"},
+    "cube": {"size"},
+    "cone": {"size"},
+    "tetrahedron": {"size"},
+}
+
+
+@pytest.mark.parametrize("component", range(29))
+def test_a_component_moves_its_own_draws_and_no_other(component: int) -> None:
+    samples = 400
+    name = next(b.name for b in SPACE.blocks if SPACE.slice(b.name).start <= component < SPACE.slice(b.name).stop)
+    beta = SPACE.initial.clone()
+    before = draws_of(beta, samples)
+    beta[component] += 1e-3 * (SPACE.high - SPACE.low)[component]
+    after = draws_of(beta, samples)
+    moved = {f.name for f in fields(grammar.Draws) if not torch.equal(getattr(before, f.name), getattr(after, f.name))}
+    assert moved <= MOVES[name]
+    assert moved & MOVES[name]
+    # Continuous draws move a little everywhere; discrete ones flip in a few places only.
+    for discrete in moved & {"kind", "operator", "expand", "exists"}:
+        changed = (getattr(before, discrete) != getattr(after, discrete)).float().mean()
+        assert 0 < changed < 0.01
+    if "size" in moved and name != "primitive":
+        same_kind = (before.size - after.size).abs().amax(-1)
+        assert same_kind.max() < 0.02
+        expected = {"sphere": SPHERE, "cube": CUBE, "cone": CONE, "tetrahedron": TETRAHEDRON}[name]
+        assert (same_kind[before.kind != expected] == 0).all()
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    beta = SPACE.initial.clone()
+    beta[SPACE.slice("primitive")] = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    beta[SPACE.slice("operator")] = torch.tensor([0.7, 0.3])
+    beta[SPACE.slice("expand")] = 0.6
+    draws = draws_of(beta, 4000)
+    error = 4 * 0.5 / math.sqrt(4000)
+    for kind, probability in enumerate([0.4, 0.3, 0.2, 0.1]):
+        assert abs(float((draws.kind[:, 0] == kind).float().mean()) - probability) < error
+    assert abs(float((draws.operator[:, 0] == DIFFERENCE).float().mean()) - 0.3) < error
+    assert abs(float(draws.expand[:, 0].float().mean()) - 0.6) < error
+    leaves = (grammar.build(draws, DEPTH).kind != EMPTY).sum(1)
+    # Expected leaves of the branching process cut at depth 3: m(h) = (1 - p) + 2 p m(h - 1), m(0) = 1.
+    mean = 1.0
+    for _ in range(DEPTH):
+        mean = 0.4 + 1.2 * mean
+    assert leaves.max() == 8
+    assert abs(float(leaves.float().mean()) - mean) < 4 * float(leaves.float().std()) / math.sqrt(4000)
+
+
+def membership(draws: grammar.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
+    """Which points (n, 3) of the node's own frame are inside it: the grammar by plain recursion."""
+    if not draws.expand[sample, node]:
+        kind, size = int(draws.kind[sample, node]), draws.size[sample, node].numpy()
+        if kind == SPHERE:
+            return (points**2).sum(1) < size[0] ** 2
+        if kind == CUBE:
+            return (np.abs(points) < size[0]).all(1)
+        if kind == CONE:
+            radius = np.interp(points[:, 2], [-size[2], size[2]], size[:2])
+            return (np.hypot(points[:, 0], points[:, 1]) < radius) & (np.abs(points[:, 2]) < size[2])
+        corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * size[0] / (2 * math.sqrt(2))
+        weights = np.linalg.solve(np.vstack([corners.T, np.ones(4)]), np.vstack([points.T, np.ones(len(points))]))
+        return (weights > 0).all(0)
+    left, right = 2 * node + 1, 2 * node + 2
+    first = left
+    while draws.expand[sample, first]:
+        first = 2 * first + 1
+    # attach: march from the first primitive's centre until it is left.
+    direction = draws.direction[sample, right].numpy()
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        inside = membership(draws, sample, first, middle * direction[None])[0]
+        low, high = (middle, high) if inside else (low, middle)
+    matrix = draws.rotation[sample, right].numpy() * draws.scale[sample, right].numpy()
+    moved = low * direction + draws.translation[sample, right].numpy()
+    a = membership(draws, sample, left, points)
+    b = membership(draws, sample, right, np.linalg.solve(matrix, (points - moved).T).T)
+    return a & ~b if draws.operator[sample, node] == DIFFERENCE else a | b
+
+
+def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
+    """Independent oracle: just below each rendered surface point is inside, everything in front of it outside."""
+    samples = 60
+    seeds = torch.arange(samples)
+    frame = GENERATOR.frame(SPACE.initial.expand(samples, -1), seeds)
+    from hgenv.generators.shapes import _LIGHT_NUMBERS
+
+    numbers = uniforms(seeds, _LIGHT_NUMBERS + grammar.numbers_needed(DEPTH))[:, _LIGHT_NUMBERS:]
+    draws = grammar.draw(SPACE.split(SPACE.initial.expand(samples, -1)), numbers, DEPTH)
+    shape = grammar.build(draws, DEPTH)
+    rng = np.random.default_rng(0)
+    checked = wrong = 0
+    size = frame.mask.shape[-1]
+    for sample in range(samples):
+        # Slot 0's leaf stands in the root's own frame: its transform is the root's.
+        root, origin = shape.linear[sample, 0].numpy(), shape.offset[sample, 0].numpy()
+        rows, columns = np.nonzero(frame.mask[sample, 0].numpy())
+        pick = rng.choice(len(rows), min(20, len(rows)), replace=False)
+        x, y = (2 * columns[pick] + 1) / size - 1, 1 - (2 * rows[pick] + 1) / size
+        z = frame.depth[sample, 0].numpy()[rows[pick], columns[pick]]
+        below = np.stack([x, y, z - 1e-3], 1)
+        front = np.stack(
+            [np.tile(x, 40), np.tile(y, 40), np.concatenate([z + 1e-3 + d for d in np.linspace(0, 2, 40)])], 1
+        )
+
+        def inside(points: np.ndarray, root=root, origin=origin, sample=sample) -> np.ndarray:  # noqa: ANN001
+            return membership(draws, sample, 0, np.linalg.solve(root, (points - origin).T).T)
+
+        wrong += int((~inside(below)).sum()) + int(inside(front).any())
+        checked += len(pick)
+    assert checked > 1000
+    assert wrong <= 0.005 * checked  # rays that graze a thin edge leave it again within 1e-3
+
+
+def test_the_object_fills_the_frame_and_is_centred() -> None:
+    samples = 300
+    beta = SPACE.initial.clone()
+    beta[SPACE.slice("operator")] = torch.tensor([1.0, 0.05])  # nearly only unions: the rectangle is then exact
+    frame = GENERATOR.frame(SPACE.project(beta).expand(samples, -1), torch.arange(samples))
+    for mask in frame.mask[:, 0].numpy():
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        longer = max(np.ptp(rows), np.ptp(columns)) + 1
+        assert longer <= 0.9 * 64 + 1
+
+
+def test_exact_extent_of_a_lone_primitive() -> None:
+    """Where an object is one primitive, its longer side fills FIT of the frame to within two pixels."""
+    beta = SPACE.initial.clone()
+    beta[SPACE.slice("expand")] = 0.05
+    betas = beta.expand(300, -1)
+    seeds = torch.arange(300)
+    alone = (GENERATOR.scene(betas, seeds).kind != EMPTY).sum(1) == 1
+    masks = GENERATOR(betas, seeds).mask[alone, 0].numpy()
+    assert len(masks) > 200
+    for mask in masks:
+        longer = max(np.ptp(np.nonzero(mask.any(1))[0]), np.ptp(np.nonzero(mask.any(0))[0])) + 1
+        assert abs(longer - grammar.FIT * 64) <= 3
+
+
+def test_rows_do_not_depend_on_the_batch() -> None:
+    betas = SPACE.unscale(torch.rand(40, 29, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    seeds = torch.arange(40)
+    whole = GENERATOR(betas, seeds)
+    parts = [GENERATOR(betas[rows], seeds[rows]) for rows in (slice(0, 1), slice(1, 8), slice(8, 40))]
+    for i, tensor in enumerate(whole.tensors):
+        assert torch.equal(tensor, torch.cat([p.tensors[i] for p in parts]))
+
+
+def test_shapes_that_would_vanish_become_unions() -> None:
+    """Subtract mostly, by large solids: many differences leave nothing; every frame still shows something."""
+    beta = SPACE.initial.clone()
+    beta[SPACE.slice("operator")] = torch.tensor([0.05, 1.0])
+    beta[SPACE.slice("expand")] = 0.95
+    beta[SPACE.slice("scale")][:3] = 1.0
+    betas, seeds = SPACE.project(beta).expand(200, -1), torch.arange(200)
+    raw = GENERATOR.renderer(GENERATOR.scene(betas, seeds)).mask.mean((1, 2, 3))
+    assert (raw < 0.005).sum() > 10  # the case does occur
+    assert (GENERATOR(betas, seeds).mask.mean((1, 2, 3)) >= 0.005).all()
+
+
+def test_shading_is_smooth_in_the_render_block() -> None:
+    """Autograd against central differences, on pixels whose shadow does not flip."""
+    generator = ShapeGenerator(lit=True)
+    space = generator.space
+    seeds = torch.arange(12)
+    beta = space.initial.clone()
+    beta[space.slice("texture")] = 0.5
+    for name in generator.smooth:
+        for component in range(space.slice(name).start, space.slice(name).stop):
+            step = torch.zeros_like(beta)
+            step[component] = 1e-3 * (space.high - space.low)[component]
+            betas = beta.expand(12, -1).clone().requires_grad_()
+            image = generator(betas, seeds).image
+            ahead, behind = (
+                generator((beta + step).expand(12, -1), seeds),
+                generator((beta - step).expand(12, -1), seeds),
+            )
+            difference = (ahead.image - behind.image) / (2 * step[component])
+            direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(component))
+            flips = (difference.abs() > 5).float()
+            assert flips.mean() < 0.01
+            (gradient,) = torch.autograd.grad((image * direction * (1 - flips)).sum(), betas)
+            torch.testing.assert_close(
+                gradient[:, component].float(),
+                (difference * direction * (1 - flips)).sum((1, 2, 3)),
+                rtol=0.05,
+                atol=1.0,
+            )

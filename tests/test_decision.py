@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from hgenv.decision import Block, DecisionError, DecisionSpace, block
+
+
+@pytest.fixture
+def space() -> DecisionSpace:
+    return DecisionSpace(
+        [
+            block("kind", 3, 0.1, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True),
+            block("length", 2, (0.0, -1.0), (2.0, 1.0), (1.0, 0.5), "m", "a length and another"),
+        ]
+    )
+
+
+def test_scaling_runs_from_bound_to_bound_and_back(space: DecisionSpace) -> None:
+    assert torch.equal(space.scale(space.low), torch.zeros(5, dtype=torch.float64))
+    assert torch.equal(space.scale(space.high), torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(space.unscale(space.scale(space.initial)), space.initial)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=5, max_size=5))
+def test_projection_is_the_nearest_valid_vector(values: list[float]) -> None:
+    space = DecisionSpace(
+        [
+            block("kind", 3, 0.1, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True),
+            block("length", 2, (0.0, -1.0), (2.0, 1.0), (1.0, 0.5), "m", "a length and another"),
+        ]
+    )
+    vector = torch.tensor(values, dtype=torch.float64)
+    projected = space.project(vector)
+    torch.testing.assert_close(space.check(projected), projected)
+    assert abs(float(projected[:3].sum()) - 1) < 1e-9
+    torch.testing.assert_close(space.project(projected), projected)
+    oracle = minimize(
+        lambda p: ((p - vector[:3].numpy()) ** 2).sum(),
+        [1 / 3] * 3,
+        jac=lambda p: 2 * (p - vector[:3].numpy()),
+        bounds=[(0.1, 1)] * 3,
+        constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
+        method="SLSQP",
+        options={"ftol": 1e-12},
+    )
+    np.testing.assert_allclose(projected[:3], oracle.x, atol=1e-5)
+    np.testing.assert_allclose(projected[3:], np.clip(values[3:], [0, -1], [2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("beta", "words"),
+    [
+        ([0.2, 0.3, 0.5, 1.0], r"shape \(4,\).*5 components"),
+        ([0.2, 0.3, 0.5, 1.0, float("nan")], r"beta\[4\] = nan \(block 'length'\)"),
+        ([0.2, 0.3, 0.5, 2.5, 0.0], r"beta\[3\] = 2.5 \(block 'length'\) is outside \[0.0, 2.0\]"),
+        ("five", "beta must be 5 numbers"),
+        (None, "shape|numbers"),
+    ],
+)
+def test_a_bad_beta_is_named(space: DecisionSpace, beta: object, words: str) -> None:
+    with pytest.raises(DecisionError, match=words):
+        space.check(beta)  # type: ignore[arg-type]
+
+
+def test_check_forgives_single_precision_but_stays_inside(space: DecisionSpace) -> None:
+    checked = space.check(np.float32([0.1, 0.1, 0.8, 2.0, -1.0]))
+    assert (checked >= space.low).all()
+    assert (checked <= space.high).all()
+
+
+def test_check_copies(space: DecisionSpace) -> None:
+    beta = space.initial.numpy().copy()
+    checked = space.check(beta)
+    beta[3] = 0.25
+    assert float(checked[3]) == 1.0
+
+
+def test_blocks_by_name(space: DecisionSpace) -> None:
+    parts = space.split(torch.tensor([[1.0, 1.0, 2.0, 3.0, 4.0]]))
+    assert parts["kind"].tolist() == [[0.25, 0.25, 0.5]]
+    assert parts["length"].tolist() == [[3.0, 4.0]]
+    with pytest.raises(KeyError, match=r"no block 'size'; the blocks are kind, length"):
+        space.slice("size")
+
+
+def test_a_table_names_everything(space: DecisionSpace) -> None:
+    assert space.table().splitlines()[2:] == [
+        "| 0-2 | kind | probabilities | 0.1 | 1 | 1 | (0.2, 0.3, 0.5) |",
+        "| 3-4 | length | a length and another | (0, -1) | (2, 1) | m | (1, 0.5) |",
+    ]
+
+
+def test_inconsistent_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        block("a", 1, 1.0, 0.0, 0.5, "1", "")
+    with pytest.raises(ValueError, match="sum to 1"):
+        block("a", 2, 0.1, 1.0, (0.5, 0.6), "1", "", simplex=True)
+    with pytest.raises(ValueError, match="one length"):
+        Block("a", (0.0,), (1.0, 2.0), (0.5,), "1", "")
+    with pytest.raises(ValueError, match="unique names"):
+        DecisionSpace([block("a", 1, 0, 1, 0, "1", ""), block("a", 1, 0, 1, 0, "1", "")])
