@@ -1,0 +1,1 @@
+"""Runs, comparisons and reports; see `benchmarks.run`, `benchmarks.compare` and `benchmarks.report`."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
 
@@ -105,10 +105,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecordError(f"{path}: there is no such file, so this is no run's folder")
     try:
-        config = yaml.safe_load(path.read_text())
+        config: Any = OmegaConf.to_container(OmegaConf.create(path.read_text()))
         environment_label(config), config["optimizer"]["label"], config["seed"]
         config["budget"]["unit"], config["budget"]["amount"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except Exception as error:  # the parsers of YAML have no common type
         raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
     return dict(config)
 

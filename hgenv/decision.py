@@ -26,7 +26,9 @@ class Block:
         initial: Ordinary starting value of each component, in `unit`.
         unit: Unit of the components; "1" for pure numbers.
         meaning: One line for tables.
-        simplex: Whether the components are probabilities that sum to one. `low` is then their floor.
+        simplex: Whether the components are probabilities that sum to one.
+        floor: Probabilities, including what is left of a single one to 1, are kept at least this large by
+            `DecisionSpace.project`, so that nothing that a generator can do dies out.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Block:
     unit: str
     meaning: str
     simplex: bool = False
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the bounds are ordered, hold the initial value and leave room for a distribution."""
@@ -44,8 +47,10 @@ class Block:
         for low, high, initial in zip(self.low, self.high, self.initial, strict=True):
             if not low < high or not low <= initial <= high:
                 raise ValueError(f"block {self.name!r}: needs low < high and low <= initial <= high")
-        if self.simplex and (abs(sum(self.initial) - 1) > 1e-6 or sum(self.low) >= 1):
-            raise ValueError(f"block {self.name!r}: initial probabilities must sum to 1, their floors to less than 1")
+        if self.simplex and (abs(sum(self.initial) - 1) > 1e-6 or any(self.low) or self.floor * self.size >= 1):
+            raise ValueError(
+                f"block {self.name!r}: probabilities need low = 0, initial values that sum to 1, floors to less"
+            )
 
     @property
     def size(self) -> int:
@@ -63,13 +68,14 @@ def block(
     meaning: str,
     *,
     simplex: bool = False,
+    floor: float = 0.0,
 ) -> Block:
     """A `Block` whose bounds and initial value may each be one number for all of its `size` components."""
 
     def spread(value: float | Sequence[float]) -> tuple[float, ...]:
         return tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (size,)))
 
-    return Block(name, spread(low), spread(high), spread(initial), unit, meaning, simplex)
+    return Block(name, spread(low), spread(high), spread(initial), unit, meaning, simplex, floor)
 
 
 class DecisionSpace:
@@ -109,11 +115,12 @@ class DecisionSpace:
         return self._slices[name]
 
     def split(self, betas: Tensor) -> dict[str, Tensor]:
-        """The blocks of (..., d) by name, each (..., size); simplex blocks are normalized to sum to one."""
+        """The blocks of (..., d) by name, each (..., size); simplex blocks are raised to their floor and sum to one."""
         parts = {name: betas[..., where] for name, where in self._slices.items()}
         for b in self.blocks:
             if b.simplex:
-                parts[b.name] = parts[b.name] / parts[b.name].sum(-1, keepdim=True)
+                kept = parts[b.name].clamp(min=b.floor)
+                parts[b.name] = kept / kept.sum(-1, keepdim=True)
         return parts
 
     def scale(self, betas: Tensor) -> Tensor:
@@ -132,9 +139,11 @@ class DecisionSpace:
         """The nearest valid vectors, (..., d): within the bounds, simplex blocks summing to one above their floors."""
         projected = self.clip(betas)
         for b in self.blocks:
+            where = self._slices[b.name]
             if b.simplex:
-                where, low = self._slices[b.name], torch.tensor(b.low, dtype=betas.dtype)
-                projected[..., where] = low + _project_to_simplex(betas[..., where] - low, 1 - sum(b.low))
+                projected[..., where] = b.floor + _project_to_simplex(betas[..., where] - b.floor, 1 - b.size * b.floor)
+            elif b.floor:
+                projected[..., where] = projected[..., where].clamp(b.floor, 1 - b.floor)
         return projected
 
     def check(self, beta: ArrayLike | Tensor) -> Tensor:

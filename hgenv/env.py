@@ -92,7 +92,7 @@ class DataGenEnv(gym.Env):
     | | |
     | --- | --- |
     | action | beta in its own units, `Box(low, high)`; simplex blocks are projected to sum to one |
-    | observation | `Box(d + 2,)`: the last beta scaled to [-1, 1], the last loss / its maximum, the share of the episode gone |
+    | observation | `Box(d + 2,)`: the last beta scaled to [-1, 1], last loss / its maximum, share of the episode gone |
     | reward | -L, the negative validation loss; NaN if the step failed |
     | terminated | the step failed (see `Status`); the weights are as they were before it |
     | truncated | after `max_updates` steps |
@@ -112,7 +112,7 @@ class DataGenEnv(gym.Env):
         update: Steps taken since `reset`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as in gymnasium.Env
 
     def __init__(
         self,
@@ -130,8 +130,10 @@ class DataGenEnv(gym.Env):
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
             raise ValueError("unroll_steps, batch_size and max_updates must each be at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"unknown render_mode {render_mode!r}; choose 'rgb_array' or None")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(
+                f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
+            )
         self.generator, self.learner, self.sgd = generator, learner, sgd
         self.validation, self.test = validation, test
         self.unroll_steps, self.batch_size, self.max_updates = unroll_steps, batch_size, max_updates
@@ -194,11 +196,13 @@ class DataGenEnv(gym.Env):
         return self._observation(beta), reward, not self.outcome.ok, truncated, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The last step's first 16 training images as one 4 x 4 gallery, (4 S, 4 S, 3); None before the first step."""
-        if self.render_mode is None or self._unroll is None or self._unroll.batches[0].image.dim() != 4:
+        """The last step's first 16 training images as one 4 x 4 gallery, (4 S, 4 S, 3); black before the first step."""
+        if self.render_mode is None:
             return None
-        images = Batch.cat(self._unroll.batches).image[:16, :1]
-        images = torch.cat([images, images.new_zeros(16 - len(images), *images.shape[1:])])
+        images = self.validation.batch.image.new_zeros(16, 1, *self.validation.batch.image.shape[2:])
+        if self._unroll is not None:
+            made = Batch.cat(self._unroll.batches).image[:16, :1]
+            images[: len(made)] = made
         gallery = images.reshape(4, 4, *images.shape[2:]).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
         grey = (255 * gallery.clamp(0, 1)).round().to("cpu", torch.uint8).numpy()
         return np.repeat(grey[..., None], 3, axis=-1)

@@ -12,7 +12,7 @@ from hgenv.decision import Block, DecisionError, DecisionSpace, block
 def space() -> DecisionSpace:
     return DecisionSpace(
         [
-            block("kind", 3, 0.1, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True),
+            block("kind", 3, 0.0, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True, floor=0.1),
             block("length", 2, (0.0, -1.0), (2.0, 1.0), (1.0, 0.5), "m", "a length and another"),
         ]
     )
@@ -28,7 +28,7 @@ def test_scaling_runs_from_bound_to_bound_and_back(space: DecisionSpace) -> None
 def test_projection_is_the_nearest_valid_vector(values: list[float]) -> None:
     space = DecisionSpace(
         [
-            block("kind", 3, 0.1, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True),
+            block("kind", 3, 0.0, 1.0, (0.2, 0.3, 0.5), "1", "probabilities", simplex=True, floor=0.1),
             block("length", 2, (0.0, -1.0), (2.0, 1.0), (1.0, 0.5), "m", "a length and another"),
         ]
     )
@@ -88,7 +88,7 @@ def test_blocks_by_name(space: DecisionSpace) -> None:
 
 def test_a_table_names_everything(space: DecisionSpace) -> None:
     assert space.table().splitlines()[2:] == [
-        "| 0-2 | kind | probabilities | 0.1 | 1 | 1 | (0.2, 0.3, 0.5) |",
+        "| 0-2 | kind | probabilities | 0 | 1 | 1 | (0.2, 0.3, 0.5) |",
         "| 3-4 | length | a length and another | (0, -1) | (2, 1) | m | (1, 0.5) |",
     ]
 
@@ -97,8 +97,19 @@ def test_inconsistent_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="low < high"):
         block("a", 1, 1.0, 0.0, 0.5, "1", "")
     with pytest.raises(ValueError, match="sum to 1"):
-        block("a", 2, 0.1, 1.0, (0.5, 0.6), "1", "", simplex=True)
+        block("a", 2, 0.0, 1.0, (0.5, 0.6), "1", "", simplex=True)
     with pytest.raises(ValueError, match="one length"):
         Block("a", (0.0,), (1.0, 2.0), (0.5,), "1", "")
     with pytest.raises(ValueError, match="unique names"):
         DecisionSpace([block("a", 1, 0, 1, 0, "1", ""), block("a", 1, 0, 1, 0, "1", "")])
+
+
+def test_a_single_probability_keeps_its_distance_from_both_ends() -> None:
+    space = DecisionSpace([block("expand", 1, 0.0, 1.0, 0.5, "1", "", floor=0.05)])
+    assert space.project(torch.tensor([[0.0], [0.5], [1.0]])).flatten().tolist() == pytest.approx([0.05, 0.5, 0.95])
+
+
+def test_probabilities_of_nothing_become_equal() -> None:
+    space = DecisionSpace([block("kind", 4, 0.0, 1.0, 0.25, "1", "", simplex=True, floor=0.05)])
+    assert space.split(torch.zeros(4))["kind"].tolist() == [0.25] * 4
+    assert space.project(torch.zeros(4)).tolist() == [0.25] * 4

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch
+from ..rendering.scene import FIT
 
-FIT = 0.9  # share of the frame's edge that the longer side of the object's bounding box spans
 EXPOSURE_PERCENTILE = 99.0
 
 Window = tuple[float, float, float]

@@ -13,6 +13,7 @@ They show that a method works at all. They are no measurement on real photos, wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from math import pi
 
 import numpy as np
@@ -33,6 +34,7 @@ Solid = Callable[[Tensor], Tensor]
 """Smooth implicit body: (3, P) float64 points to (P,) values, negative inside."""
 
 
+@cache
 def load(split: str, *, size: int = 64) -> Photos:
     """One half of the stand-in.
 

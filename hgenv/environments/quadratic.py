@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..env import DataGenEnv
 from ..generators.quadratic import QuadraticGenerator
 from ..learning.quadratic import Points, QuadraticLearner
@@ -15,7 +17,7 @@ class QuadraticEnv(DataGenEnv):
 
     | index | block | meaning | low | high | unit | initial |
     | --- | --- | --- | --- | --- | --- | --- |
-    | 0-2 | position | mean of the points | -2 | 2 | 1 | 0 |
+    | 0-2 | position | mean of the points | -1 | 1 | 1 | 0 |
     | 3 | spread | their standard deviation along each axis | 0 | 1 | 1 | 0.5 |
 
     ## Observation, reward, end of the episode
@@ -36,6 +38,8 @@ class QuadraticEnv(DataGenEnv):
     * v0: initial version.
     """
 
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as in gymnasium.Env; there is nothing to see
+
     def __init__(
         self,
         *,
@@ -44,16 +48,14 @@ class QuadraticEnv(DataGenEnv):
         unroll_steps: int = 4,
         batch_size: int = 8,
         max_updates: int = 100,
-        render_mode: str | None = None,
     ) -> None:
         super().__init__(
             QuadraticGenerator(),
             QuadraticLearner(),
-            Points.at((1.0, -0.5, 0.75), "quadratic validation"),
-            Points.at((1.1, -0.6, 0.75), "quadratic test"),
+            Points.at((0.6, -0.4, 0.5), "quadratic validation"),
+            Points.at((0.7, -0.5, 0.5), "quadratic test"),
             sgd=SGD(learning_rate, momentum),
             unroll_steps=unroll_steps,
             batch_size=batch_size,
             max_updates=max_updates,
-            render_mode=render_mode,
         )

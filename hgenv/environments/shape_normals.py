@@ -11,9 +11,10 @@ from ..datasets import mbii, standin
 from ..datasets.photos import DataError, Photos
 from ..env import DataGenEnv
 from ..generators.shapes import ShapeGenerator
+from ..learning.hourglass import Units
 from ..learning.normals import NormalsLearner
 from ..learning.unroll import SGD
-from ..rendering import RENDERERS, make_renderer
+from ..rendering import make_renderer
 
 
 class ShapeNormalsEnv(DataGenEnv):
@@ -56,7 +57,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | renderer, shadows | "analytic", "mesh" or "pyrender"; whether objects shade themselves | "analytic", True |
     | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
     | light | initial values of render blocks by name, see the 37-d environment | None |
-    | learning_rate, momentum, weight_decay, decay_steps | of the inner SGD, see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, inf |
+    | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, inf |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 4, 16 |
     | max_updates | length of the episode | 1000 |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
@@ -76,7 +77,7 @@ class ShapeNormalsEnv(DataGenEnv):
         input: str = "diffuse",
         size: int = 64,
         network: str = "small",
-        units: str = "smooth",
+        units: Units = "smooth",
         renderer: str = "analytic",
         shadows: bool = True,
         depth: int = 3,
@@ -148,8 +149,8 @@ def choose_device(device: str) -> torch.device:
         raise ValueError(f"unknown device {device!r}; choose 'auto', 'cpu' or 'cuda'") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use device='cpu' or "
-            "'auto', or install a CUDA build of torch"
+            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use device='cpu' "
+            "or 'auto', or install a CUDA build of torch"
         )
     return chosen
 
@@ -168,6 +169,7 @@ def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> 
     root = folder if folder is not None else mbii.find_data()
     if root is None:
         raise DataError(
-            "data='mbii' needs the folder that contains mbii/: set the environment variable HGENV_DATA or pass data_folder"
+            "data='mbii' needs the folder that contains mbii/: set the environment variable HGENV_DATA or pass "
+            "data_folder"
         )
     return mbii.load(root, "train", input=input, size=size), mbii.load(root, "test", input=input, size=size)

@@ -8,7 +8,8 @@ The derivation tree is laid out in a complete binary tree of the configured dept
 fixed block of random numbers, used or not, so that beta never shifts a draw. What the paper leaves open is defined so:
 
 - **Depth.** A node at the deepest level is always a primitive; depth 3 allows 8 primitives.
-- **Sizes.** Lengths are log-normal: median * exp(spread * z).
+- **Sizes.** Lengths are log-normal: exp(mean + deviation * z). Only their ratios count: objects are fitted into
+  the view.
 - **attach** moves the origin of the right operand onto the surface of the left operand's first primitive (its leftmost
   leaf, which stands untransformed in the operand's own coordinates): to the point where a ray from that primitive's
   centre in a uniformly random direction leaves it. Then rand_translate displaces it, rand_rotate turns it uniformly,
@@ -32,6 +33,7 @@ from ..rendering.scene import (
     CUBE,
     DIFFERENCE,
     EMPTY,
+    FIT,
     SPHERE,
     TETRAHEDRON,
     TETRAHEDRON_CORNERS,
@@ -40,61 +42,33 @@ from ..rendering.scene import (
 )
 from .random import normals
 
-# Share of the frame's edge that the longer side of the object's bounding rectangle takes; photos are cropped alike.
-FIT = 0.9
-
 # Random numbers of a node: expand, operator, primitive, 3 sizes, 2 attach, 3 translation, 3 rotation, 3 scale.
 NUMBERS_PER_NODE = 17
 
 
 def shape_blocks() -> list[Block]:
     """The 29 components of beta that appendix A.2 lists."""
-    length, spread = (0.1, 1.0), (0.05, 0.8)
-    pair = {"low": (length[0], spread[0]), "high": (length[1], spread[1])}
+    spread = "mean and standard deviation of the logarithm of the"
     return [
+        block("primitive", 4, 0, 1, 0.25, "1", "sphere, cube, truncated cone, tetrahedron", simplex=True, floor=0.05),
+        block("operator", 2, 0, 1, 0.5, "1", "union, difference", simplex=True, floor=0.05),
+        block("expand", 1, 0, 1, 0.5, "1", "E becomes C(E, T(E)) rather than P", floor=0.05),
         block(
-            "primitive",
-            4,
-            0.05,
-            1.0,
-            0.25,
-            "1",
-            "probability of sphere, cube, truncated cone, tetrahedron",
-            simplex=True,
-        ),
-        block("operator", 2, 0.05, 1.0, 0.5, "1", "probability of union, difference", simplex=True),
-        block("expand", 1, 0.05, 0.95, 0.5, "1", "probability that E becomes C(E, T(E)) rather than P"),
-        block(
-            "translation",
-            6,
-            (-1.0,) * 3 + (0.02,) * 3,
-            (1.0,) * 3 + (0.8,) * 3,
-            (0.0,) * 3 + (0.2,) * 3,
-            "length",
+            "translation", 6, (-1, -1, -1, 0, 0, 0), 1, (0, 0, 0, 0.3, 0.3, 0.3), "length",
             "mean x, y, z and standard deviation x, y, z of rand_translate",
         ),
         block(
-            "scale",
-            6,
-            (-1.0,) * 3 + (0.02,) * 3,
-            (1.0,) * 3 + (0.8,) * 3,
-            (0.0,) * 3 + (0.2,) * 3,
-            "log",
+            "scale", 6, (-1, -1, -1, 0, 0, 0), (1, 1, 1, 0.5, 0.5, 0.5), (0, 0, 0, 0.2, 0.2, 0.2), "log",
             "mean x, y, z and standard deviation x, y, z of the logarithm of rand_scale",
         ),
-        block("sphere", 2, **pair, initial=(0.5, 0.2), unit="length", meaning="median and log-spread of the radius"),
-        block("cube", 2, (0.2, 0.05), (2.0, 0.8), (1.0, 0.2), "length", "median and log-spread of the edge"),
+        block("sphere", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} radius"),
+        block("cube", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} half edge"),
         block(
-            "cone",
-            4,
-            pair["low"] + (0.2, 0.05),
-            pair["high"] + (2.0, 0.8),
-            (0.5, 0.2, 1.0, 0.2),
-            "length",
-            "median and log-spread of both radii, median and log-spread of the height",
+            "cone", 4, (-1, 0, -1, 0), (1, 0.5, 1, 0.5), (0, 0.2, 0, 0.2), "log length",
+            f"{spread} two radii, then of the half height",
         ),
-        block("tetrahedron", 2, (0.2, 0.05), (2.0, 0.8), (1.0, 0.2), "length", "median and log-spread of the edge"),
-    ]
+        block("tetrahedron", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} distance from centre to corner"),
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,15 +135,16 @@ def draw(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Draws:
     kind = (u[..., 2, None] > beta["primitive"].cumsum(-1)[:, None, :3]).sum(-1)
 
     def length(name: str, first: int, z: Tensor) -> Tensor:
-        return beta[name][:, None, first] * torch.exp(beta[name][:, None, first + 1] * z)
+        return torch.exp(beta[name][:, None, first] + beta[name][:, None, first + 1] * z)
 
     z = normals(u[..., 3:6])
     nothing = torch.zeros_like(z[..., 0])
+    edge = 4 / math.sqrt(6)  # of a tetrahedron whose corners lie at distance 1
     sizes = torch.stack([
         torch.stack([length("sphere", 0, z[..., 0]), nothing, nothing], -1),
-        torch.stack([length("cube", 0, z[..., 0]) / 2, nothing, nothing], -1),
-        torch.stack([length("cone", 0, z[..., 0]), length("cone", 0, z[..., 1]), length("cone", 2, z[..., 2]) / 2], -1),
-        torch.stack([length("tetrahedron", 0, z[..., 0]), nothing, nothing], -1),
+        torch.stack([length("cube", 0, z[..., 0]), nothing, nothing], -1),
+        torch.stack([length("cone", 0, z[..., 0]), length("cone", 0, z[..., 1]), length("cone", 2, z[..., 2])], -1),
+        torch.stack([edge * length("tetrahedron", 0, z[..., 0]), nothing, nothing], -1),
     ])  # fmt: skip
     size = sizes.gather(0, kind[None, ..., None].expand(1, *kind.shape, 3))[0]
     up = 2 * u[..., 6] - 1
@@ -286,7 +261,7 @@ def surface_point(kind: Tensor, size: Tensor, direction: Tensor) -> Tensor:
 
 
 def extent(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Exact lower and upper bounds of every primitive along x, y, z of the view, each (B, L, 3); empty ones: anything."""
+    """Exact lower and upper bounds of the primitives along x, y, z of the view, (B, L, 3); of empty ones: anything."""
     axis = shape.linear  # row a is the view's axis a, seen from the primitive
     size = shape.size[:, :, None]
     flat, up = axis[..., :2].norm(dim=-1), axis[..., 2]

@@ -23,11 +23,11 @@ class QuadraticGenerator:
         smooth: Both blocks.
     """
 
-    smooth = ("position", "spread")
+    smooth: tuple[str, ...] = ("position", "spread")
 
     def __init__(self) -> None:
         self.space = DecisionSpace([
-            block("position", DIMENSION, -2.0, 2.0, 0.0, "1", "mean of the points"),
+            block("position", DIMENSION, -1.0, 1.0, 0.0, "1", "mean of the points"),
             block("spread", 1, 0.0, 1.0, 0.5, "1", "their standard deviation along each axis"),
         ])  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,23 +16,25 @@ from ..rendering.scene import Frame, Renderer, RenderError, Scene
 from . import grammar
 from .random import normals, uniforms
 
+T = TypeVar("T", Scene, Frame)
+
 # A frame in which fewer pixels than this share show the object teaches nothing: see `ShapeGenerator`.
 SMALLEST_SHARE = 0.005
 
 WAVES = 4  # plane waves in a solid texture
-_LIGHT_NUMBERS = 7 + 4 * WAVES
+LIGHT_NUMBERS = 7 + 4 * WAVES  # random numbers that a sample owns for its light, before those of its shape
 
 
 def render_blocks() -> list[Block]:
     """beta_R of equation 4: how the shapes are lit and photographed, 8 components."""
     return [
-        block("light", 2, -2.0, 2.0, 0.0, "tan", "mean x and y of the light's direction (x, y, 1), before normalizing"),
-        block("light_spread", 1, 0.05, 1.0, 0.5, "tan", "standard deviation of that x and y"),
-        block("ambient", 1, 0.0, 0.6, 0.2, "1", "share of the light that comes from everywhere"),
-        block("texture", 1, 0.0, 1.0, 0.2, "1", "largest contrast of the albedo; a sample's own is uniform below it"),
-        block("texture_scale", 1, 1.0, 8.0, 3.0, "waves/frame", "median frequency of the texture"),
-        block("exposure", 1, 0.4, 1.6, 1.0, "1", "median factor on the image; log-spread 0.1"),
-        block("contrast", 1, 0.5, 2.0, 1.0, "1", "median exponent on the image; log-spread 0.1"),
+        block("light", 2, -1, 1, 0, "1", "mean x and y of the light's direction (x, y, 1/2), before normalizing"),
+        block("light_spread", 1, 0, 1, 0.3, "1", "standard deviation of that x and y"),
+        block("ambient", 1, 0, 1, 0.2, "1", "share of the light that comes from everywhere"),
+        block("texture", 1, 0, 1, 0.2, "1", "largest contrast of the albedo; a sample's own is uniform below it"),
+        block("texture_scale", 1, -1, 1, 0, "octave", "median frequency of the texture, from 3 waves a frame on"),
+        block("exposure", 1, -1, 1, 0, "stop", "median factor on the image, 2**exposure; log-spread 0.1"),
+        block("contrast", 1, -1, 1, 0, "octave", "median exponent on the image, 2**contrast; log-spread 0.1"),
     ]
 
 
@@ -70,7 +74,7 @@ class ShapeGenerator:
         self.renderer = renderer if renderer is not None else AnalyticRenderer()
         self.depth = depth
         self.lit = lit
-        self.smooth = tuple(b.name for b in blocks) if lit else ()
+        self.smooth: tuple[str, ...] = tuple(b.name for b in blocks) if lit else ()
         self._light = DecisionSpace(blocks)
         self.space = DecisionSpace([*grammar.shape_blocks(), *blocks] if lit else grammar.shape_blocks())
 
@@ -85,40 +89,42 @@ class ShapeGenerator:
 
     def frame(self, betas: Tensor, seeds: Tensor) -> Frame:
         """Like `__call__`, with the depth."""
-        scene, shape = self._scene(betas, seeds)
+        return self._render(betas, seeds)[1]
+
+    def scene(self, betas: Tensor, seeds: Tensor) -> Scene:
+        """The scenes that `frame` shows, for meshes of them."""
+        return self._render(betas, seeds)[0]
+
+    def _render(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, Frame]:
+        scene, shape = self._sample(betas, seeds)
         frame = self.renderer(scene)
         small = self._small(frame)
         if len(small):
-            again = Scene(**{**scene[small].__dict__, **_geometry(grammar.union_of_parts(shape[small]))})
+            again = replace(scene[small], **_geometry(grammar.union_of_parts(shape[small])))
             second = self.renderer(again)
             still = self._small(second)
             if len(still):
                 raise RenderError(
-                    f"sample seed {int(seeds[small[still[0]]])}: the object covers less than {SMALLEST_SHARE:.1%} of its "
-                    "frame even as a union of its parts; keep the scale and length blocks further from their bounds"
+                    f"sample seed {int(seeds[small[still[0]]])}: the object covers less than {SMALLEST_SHARE:.1%} of "
+                    "its frame even as a union of its parts; keep the scale and length blocks further from their bounds"
                 )
-            for whole, part in zip(_tensors(frame), _tensors(second), strict=True):
-                whole[small] = part
-        return frame
-
-    def scene(self, betas: Tensor, seeds: Tensor) -> Scene:
-        """The scenes that are rendered for (B, d) betas and (B,) seeds."""
-        return self._scene(betas, seeds)[0]
+            scene, frame = _with_rows(scene, small, again), _with_rows(frame, small, second)
+        return scene, frame
 
     def _small(self, frame: Frame) -> Tensor:
         return (frame.mask.mean((1, 2, 3)) < SMALLEST_SHARE).nonzero()[:, 0]
 
-    def _scene(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, grammar.Shape]:
+    def _sample(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, grammar.Shape]:
         betas = betas.to(seeds.device, torch.float64)
         count = grammar.numbers_needed(self.depth)
-        numbers = uniforms(seeds, _LIGHT_NUMBERS + count)
+        numbers = uniforms(seeds, LIGHT_NUMBERS + count)
         # Autograd sees the render block alone: what moves silhouettes has no derivative here.
-        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, _LIGHT_NUMBERS:], self.depth)
+        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
         # Autograd sees the render block alone: what moves silhouettes has no derivative here.
-        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, _LIGHT_NUMBERS:], self.depth)
+        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
         shape = grammar.build(draws, self.depth)
         look = self.space.split(betas) if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
-        return Scene(**_geometry(shape), **_light(look, numbers[:, :_LIGHT_NUMBERS])), shape
+        return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
 
 
 def _geometry(shape: grammar.Shape) -> dict[str, Tensor]:
@@ -136,25 +142,28 @@ def _light(look: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
     """The other fields of a `Scene`, from the render block (B or 1, .) and fixed uniform numbers (B, .)."""
     z = normals(u[:, :4])
     x, y = (look["light"] + look["light_spread"] * z[:, :2]).unbind(-1)
-    length = (x * x + y * y + 1).sqrt()
+    length = (x * x + y * y + 0.25).sqrt()
     up = 2 * u[:, 7 : 7 + WAVES] - 1
     around = 2 * math.pi * u[:, 7 + WAVES : 7 + 2 * WAVES]
     flat = (1 - up**2).sqrt()
     # Frequencies an octave around the median; a frame is two view units wide.
-    frequency = look["texture_scale"] * 2 ** (2 * u[:, 7 + 2 * WAVES : 7 + 3 * WAVES] - 1)
+    frequency = 3 * 2 ** (look["texture_scale"] + 2 * u[:, 7 + 2 * WAVES : 7 + 3 * WAVES] - 1)
     direction = torch.stack([flat * around.cos(), flat * around.sin(), up], -1)
     one = torch.ones_like(length)
     fields = {
-        "light": torch.stack([x / length, y / length, 1 / length], -1),
+        "light": torch.stack([x / length, y / length, 0.5 / length], -1),
         "ambient": look["ambient"][:, 0] * one,
         "wave": math.pi * frequency[..., None] * direction,
         "phase": 2 * math.pi * u[:, 7 + 3 * WAVES :],
         "texture": look["texture"][:, 0] * u[:, 4],
-        "exposure": look["exposure"][:, 0] * torch.exp(0.1 * z[:, 2]),
-        "contrast": look["contrast"][:, 0] * torch.exp(0.1 * z[:, 3]),
+        "exposure": 2 ** look["exposure"][:, 0] * torch.exp(0.1 * z[:, 2]),
+        "contrast": 2 ** look["contrast"][:, 0] * torch.exp(0.1 * z[:, 3]),
     }
     return {name: value.float() for name, value in fields.items()}
 
 
-def _tensors(frame: Frame) -> tuple[Tensor, ...]:
-    return frame.image, frame.normal, frame.depth, frame.mask
+def _with_rows(whole: T, rows: Tensor, part: T) -> T:
+    """`whole` with some of its rows replaced, tensor by tensor."""
+    return replace(
+        whole, **{f.name: getattr(whole, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(whole)}
+    )

@@ -4,7 +4,7 @@ It differs from the paper in GroupNorm for BatchNorm, whose running statistics w
 the adjoint recomputes it, and in smooth units: with ReLU and max-pooling the loss after training is a jagged function
 of the training images, and no derivative tells where it goes.
 
-PyTorch's GroupNorm, SiLU and convolution fall into many slow pieces when they are differentiated twice. `unit` is the
+PyTorch's GroupNorm, SiLU and convolution fall into many slow pieces when they are differentiated twice. `Unit` is the
 three in a row with the same derivatives, written out by hand; it can be differentiated twice, not three times.
 """
 
@@ -133,7 +133,7 @@ class Residual(nn.Module):
 
 
 class Unit(nn.Module):
-    """GroupNorm, SiLU or ReLU, and a convolution that keeps the size."""
+    """GroupNorm, SiLU or ReLU, and a convolution that keeps the size, differentiable twice at about their own price."""
 
     def __init__(self, inputs: int, outputs: int, size: int, groups: int, units: Units) -> None:
         super().__init__()
@@ -143,40 +143,13 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
-        parameters = *self.norm.parameters(), *self.convolution.parameters()
-        return unit(x, *parameters, self.norm.num_groups, self.norm.eps, self.smooth)
+        norm, convolution = self.norm, self.convolution
+        weights = norm.weight, norm.bias, convolution.weight, convolution.bias
+        return _Unit.apply(x, *weights, norm.num_groups, norm.eps, self.smooth)
 
 
 def _pooling(units: Units) -> nn.Module:
     return nn.AvgPool2d(2) if units == "smooth" else nn.MaxPool2d(2)
-
-
-def unit(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float = 1e-5,
-    smooth: bool = True,
-) -> Tensor:
-    """`conv2d(silu(group_norm(x)))`, differentiable twice at little more than its arithmetic.
-
-    Args:
-        x: (B, C, H, W).
-        norm_weight: (C,) scale after normalization.
-        norm_bias: (C,) shift after normalization.
-        weight: (D, C, k, k), k odd.
-        bias: (D,).
-        groups: Groups of channels that are normalized together.
-        eps: Added to the variance.
-        smooth: False puts ReLU in the place of SiLU.
-
-    Returns:
-        (B, D, H, W).
-    """
-    return _Unit.apply(x, norm_weight, norm_bias, weight, bias, groups, eps, smooth)
 
 
 # In what follows n = (x - mean) rstd over each group, z = wn n + bn, a = silu(z), y = conv(a) with w and b. gx is the
@@ -198,14 +171,14 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # there will be a second derivative
             return *_UnitBackward.apply(gy, *ctx.saved_tensors, ctx.smooth), None, None, None
-        _, *saved = ctx.saved_tensors
-        return *_unit_backward(gy, *saved, ctx.smooth)[:5], None, None, None
+        *gradients, _, _ = _unit_backward(gy, *ctx.saved_tensors[1:], smooth=ctx.smooth)
+        return *gradients, None, None, None
 
 
 class _UnitBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gy: Tensor, bn: Tensor, *saved: Any) -> tuple[Tensor, ...]:
-        *gradients, ga, gz = _unit_backward(gy, *saved)
+        *gradients, ga, gz = _unit_backward(gy, *saved[:-1], smooth=saved[-1])
         ctx.save_for_backward(gy, *saved[:-1], ga, gz)
         ctx.smooth = saved[-1]
         return tuple(gradients)
@@ -230,7 +203,7 @@ class _UnitBackward(torch.autograd.Function):
 
 
 def _unit_backward(
-    gy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, z: Tensor, a: Tensor, wn: Tensor, w: Tensor, smooth: bool
+    gy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, z: Tensor, a: Tensor, wn: Tensor, w: Tensor, *, smooth: bool
 ) -> tuple[Tensor, ...]:
     """Gradients with respect to x, wn, bn, w, b, and on the way a and z."""
     ga, gw, gb = _convolution_backward(gy, a, w)

@@ -131,7 +131,10 @@ def _flops_of_one_image(preset: str, units: Units, size: int) -> dict[str, int]:
 
 
 class _FlopCounter(TorchDispatchMode):
-    """Sums PyTorch's own formulas. (`FlopCounterMode` also tracks modules, which second derivatives break in 2.13.)"""
+    """Sums PyTorch's own formulas.
+
+    `FlopCounterMode` does too, but it also tracks modules, and second derivatives break that (PyTorch 2.13).
+    """
 
     def __init__(self) -> None:
         super().__init__()

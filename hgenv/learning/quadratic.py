@@ -59,5 +59,5 @@ class QuadraticLearner:
             return {"distance": float((2 * self.validation_loss(weights, data)).sqrt())}
 
     def flops(self, kind: str, samples: int) -> int:
-        """Three multiplications for each sample and pass, one pass to validate, three to train, nine to differentiate."""
+        """Three multiplications a sample and pass: one pass to validate, three to train, nine to differentiate."""
         return 3 * samples * {"validate": 1, "train": 3, "gradient": 9}[kind]

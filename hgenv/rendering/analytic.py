@@ -1,8 +1,9 @@
 """Exact CSG on rays, in batched torch: no meshes, no system packages, any device, bits independent of the batch.
 
-Every convex primitive meets a ray in one interval [t_in, t_out]. On its way in, a ray enters the solid either where it
-enters a primitive that adds, or where it leaves one that is subtracted; so each leaf offers one candidate, and the first
-candidate behind which the whole tree says "inside" is the surface. Shadows are the same question asked toward the light.
+Every convex primitive meets a ray in one interval [t_in, t_out]. From outside, a ray enters the solid either where it
+enters a primitive that adds, or where it leaves one that is subtracted; so each leaf offers one candidate, and the
+first candidate behind which the whole tree says "inside" is the surface. Shadows are the same question asked toward
+the light.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .shading import shade
 # Shadow rays start this far above the surface, in view units (a pixel of a 64-px frame is 0.03).
 SHADOW_OFFSET = 2e-3
 
-Vector = tuple[Tensor, Tensor, Tensor]
+Vector = tuple[Tensor, ...]  # x, y, z
 
 
 class AnalyticRenderer:
@@ -129,21 +130,21 @@ class _Solid:
         best = direction.new_full((batch, pixels), math.inf)
         which = torch.zeros(batch, pixels, dtype=torch.int64, device=best.device)
         used = scene.kind != EMPTY
-        for slot in range(leaves):
-            rows = used[:, slot].nonzero()[:, 0]
+        for leaf in range(leaves):
+            rows = used[:, leaf].nonzero()[:, 0]
             if len(rows) == 0:
                 continue
-            adds = self.adds[rows, slot, None]
-            t = torch.where(adds, enter[slot, rows], leave[slot, rows])
+            adds = self.adds[rows, leaf, None]
+            t = torch.where(adds, enter[leaf, rows], leave[leaf, rows])
             inside = [
                 (enter[other, rows] <= t) & (t < leave[other, rows]) if bool(used[rows, other].any()) else None
                 for other in range(leaves)
             ]
-            inside[slot] = adds.expand_as(t) & (t < math.inf)
+            inside[leaf] = adds.expand_as(t) & (t < math.inf)
             solid = self._combine(inside, rows)
             better = solid & (t > start) & (t < best[rows])
             best[rows] = torch.where(better, t, best[rows])
-            which[rows] = torch.where(better, slot, which[rows])
+            which[rows] = torch.where(better, leaf, which[rows])
         return best, which
 
     def _combine(self, inside: list[Tensor | None], rows: Tensor) -> Tensor:

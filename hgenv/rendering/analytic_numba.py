@@ -39,11 +39,11 @@ RAYS = WIDTH * HEIGHT
 CHUNK = 16  # objects that a thread takes at a time
 
 # Rows of the single-precision scratch, each of RAYS numbers.
-_DX, _DY, _T, _NX, _NY, _NZ, _SHADE, _U, _V, _W, _LIT, _WAVES, _ENTER = range(13)
+_DX, _DY, _T, _NX, _NY, _NZ, _SHADE, _U, _V, _W, _LIT, _WAVES, _LOW, _HIGH, _ENTER = range(15)
 _LEAVE = _ENTER + LARGEST
 _ROWS = _LEAVE + LARGEST
 # Rows of the integer scratch.
-_WHICH, _BITS = range(2)
+_WHICH, _BITS, _BLOCKER = range(3)
 
 # Coefficients of a leaf seen along a direction: (1, u, v) of t at three faces where rays enter and three where they
 # leave; then of a quadric's middle (or b), (1, u, v), and of the square of its half length (or discriminant) and of c,
@@ -67,8 +67,6 @@ _CORNERS = np.array(TETRAHEDRON_CORNERS)
 _OFFSET = np.float32(SHADOW_OFFSET)
 
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
-# Minima and maxima do not depend on the order; without these two flags they are not vectorized.
-_compiled_extremum = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -> Frame:
@@ -332,12 +330,14 @@ def _extent(kind, size, linear, offset, axis, out):
 
 
 @_compiled
-def _read_tree(operator, leaves, unions, minuses, node_left, node_right, relevant, adds):
+def _read_tree(operator, leaves, unions, minuses, node_left, node_right, relevant, assumed, adds):
     """Bit masks of a tree: its operators by level, its differences, and what decides an event at each leaf.
 
     `unions`, `minuses` (levels): a bit at the leftmost slot of every node of the level with that operator. `node_left`,
-    `node_right`: the slots left and right of each difference, from the bottom up. `relevant` (leaves): slots that decide
-    whether the tree is solid behind an event. `adds` (leaves): whether that event is entering the leaf.
+    `node_right`: the slots left and right of each difference, from the bottom up. `adds` (leaves): whether the event that
+    can make the tree solid is entering the leaf. `relevant`: slots that decide whether it does. `assumed`: bits to set
+    for the others, and for the leaf itself behind its event, so that the tree is solid if and only if every node above
+    the leaf has changed.
 
     Returns:
         The number of levels and of differences.
@@ -365,7 +365,7 @@ def _read_tree(operator, leaves, unions, minuses, node_left, node_right, relevan
             if (node_right[n] >> leaf) & 1:
                 adds[leaf] ^= 1
         inside = adds[leaf] == 1  # of the node that the walk has reached, behind the event
-        slots = 0
+        slots, given = 0, adds[leaf] << leaf
         for level in range(levels):
             stride = 1 << level
             position = leaf // (2 * stride) * (2 * stride)
@@ -375,12 +375,14 @@ def _read_tree(operator, leaves, unions, minuses, node_left, node_right, relevan
                 if right:
                     if not inside:  # solid if the left side is
                         slots |= sibling
+                    else:
+                        given |= 1 << position
                     inside = not inside
                 elif inside:
                     slots |= sibling
             elif not inside:
                 slots |= sibling
-        relevant[leaf] = slots
+        relevant[leaf], assumed[leaf] = slots, given
     return levels, differences
 
 
@@ -397,81 +399,90 @@ def _simplify(present, node_left, node_right, differences):
 
 
 @_compiled
-def _move(form, u, v, out):
+def _move(form, view, leaf, u, v, out):
     """A leaf's coefficients around (u, v), in single precision."""
     for i in range(7):
         c = 3 * i
-        out[c] = form[c] + form[c + 1] * u + form[c + 2] * v
-        out[c + 1] = form[c + 1]
-        out[c + 2] = form[c + 2]
+        out[leaf, c] = form[view, leaf, c] + form[view, leaf, c + 1] * u + form[view, leaf, c + 2] * v
+        out[leaf, c + 1] = form[view, leaf, c + 1]
+        out[leaf, c + 2] = form[view, leaf, c + 2]
     for c in (_SQUARE, _CONSTANT):
-        out[c] = form[c] + (form[c + 1] + form[c + 3] * u + form[c + 4] * v) * u + (form[c + 2] + form[c + 5] * v) * v
-        out[c + 1] = form[c + 1] + 2 * form[c + 3] * u + form[c + 4] * v
-        out[c + 2] = form[c + 2] + 2 * form[c + 5] * v + form[c + 4] * u
-        out[c + 3] = form[c + 3]
-        out[c + 4] = form[c + 4]
-        out[c + 5] = form[c + 5]
-    out[_A], out[_RATE] = form[_A], form[_RATE]
+        k1, k2 = form[view, leaf, c + 1], form[view, leaf, c + 2]
+        k3, k4, k5 = form[view, leaf, c + 3], form[view, leaf, c + 4], form[view, leaf, c + 5]
+        out[leaf, c] = form[view, leaf, c] + (k1 + k3 * u + k4 * v) * u + (k2 + k5 * v) * v
+        out[leaf, c + 1] = k1 + 2 * k3 * u + k4 * v
+        out[leaf, c + 2] = k2 + 2 * k5 * v + k4 * u
+        out[leaf, c + 3] = k3
+        out[leaf, c + 4] = k4
+        out[leaf, c + 5] = k5
+    out[leaf, _A], out[leaf, _RATE] = form[view, leaf, _A], form[view, leaf, _RATE]
 
 
 @_compiled
-def _at(f, c, u, v):
-    return f[c] + f[c + 1] * u + f[c + 2] * v
+def _affine(f, leaf, c):
+    return f[leaf, c], f[leaf, c + 1], f[leaf, c + 2]
 
 
 @_compiled
-def _intervals(mode, f, u, v, enter, leave):
-    """Where rays enter and leave a leaf; infinity and minus infinity where they miss it. Whether any ray meets it."""
+def _intervals(mode, f, leaf, s, u, v):
+    """Where the rays of rows u and v of the scratch enter and leave a leaf: infinity and minus infinity where they miss.
+
+    Returns:
+        Whether any ray meets it.
+    """
+    enter, leave = _ENTER + leaf, _LEAVE + leaf
     met = np.int32(0)
     if mode == _FLAT:
-        a0, a1, a2, b0, b1, b2, c0, c1, c2 = f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]
-        p0, p1, p2, q0, q1, q2, r0, r1, r2 = f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16], f[17]
+        a0, a1, a2 = _affine(f, leaf, _FACES_IN)
+        b0, b1, b2 = _affine(f, leaf, _FACES_IN + 3)
+        c0, c1, c2 = _affine(f, leaf, _FACES_IN + 6)
+        p0, p1, p2 = _affine(f, leaf, _FACES_OUT)
+        q0, q1, q2 = _affine(f, leaf, _FACES_OUT + 3)
+        r0, r1, r2 = _affine(f, leaf, _FACES_OUT + 6)
         for i in range(RAYS):
-            x, y = u[i], v[i]
+            x, y = s[u, i], s[v, i]
             t_in = max(max(a0 + a1 * x + a2 * y, b0 + b1 * x + b2 * y), c0 + c1 * x + c2 * y)
             t_out = min(min(p0 + p1 * x + p2 * y, q0 + q1 * x + q2 * y), r0 + r1 * x + r2 * y)
             hit = t_in < t_out
-            enter[i] = t_in if hit else _INFINITY
-            leave[i] = t_out if hit else -_INFINITY
+            s[enter, i] = t_in if hit else _INFINITY
+            s[leave, i] = t_out if hit else -_INFINITY
             met |= np.int32(hit)
         return met != 0
-    m0, m1, m2 = f[_MIDDLE], f[_MIDDLE + 1], f[_MIDDLE + 2]
-    s0, s1, s2, s3, s4, s5 = (
-        f[_SQUARE], f[_SQUARE + 1], f[_SQUARE + 2], f[_SQUARE + 3], f[_SQUARE + 4], f[_SQUARE + 5],
-    )  # fmt: skip
-    a0, a1, a2 = f[0], f[1], f[2]
-    p0, p1, p2 = f[9], f[10], f[11]
+    m0, m1, m2 = _affine(f, leaf, _MIDDLE)
+    s0, s1, s2 = _affine(f, leaf, _SQUARE)
+    s3, s4, s5 = _affine(f, leaf, _SQUARE + 3)
+    a0, a1, a2 = _affine(f, leaf, _FACES_IN)
+    p0, p1, p2 = _affine(f, leaf, _FACES_OUT)
     if mode == _ROUND:
         for i in range(RAYS):
-            x, y = u[i], v[i]
+            x, y = s[u, i], s[v, i]
             middle = m0 + m1 * x + m2 * y
             square = s0 + (s1 + s3 * x + s4 * y) * x + (s2 + s5 * y) * y
             half = _sqrt(max(square, _ZERO))
             t_in, t_out = middle - half, middle + half
             hit = t_in < t_out
-            enter[i] = t_in if hit else _INFINITY
-            leave[i] = t_out if hit else -_INFINITY
+            s[enter, i] = t_in if hit else _INFINITY
+            s[leave, i] = t_out if hit else -_INFINITY
             met |= np.int32(hit)
     elif mode == _SIDE:
         for i in range(RAYS):
-            x, y = u[i], v[i]
+            x, y = s[u, i], s[v, i]
             middle = m0 + m1 * x + m2 * y
             square = s0 + (s1 + s3 * x + s4 * y) * x + (s2 + s5 * y) * y
             half = _sqrt(max(square, _ZERO))
             t_in = max(middle - half, a0 + a1 * x + a2 * y)
             t_out = min(middle + half, p0 + p1 * x + p2 * y)
             hit = t_in < t_out
-            enter[i] = t_in if hit else _INFINITY
-            leave[i] = t_out if hit else -_INFINITY
+            s[enter, i] = t_in if hit else _INFINITY
+            s[leave, i] = t_out if hit else -_INFINITY
             met |= np.int32(hit)
     else:
         # Rays nearly along the side, or steeper: roots of a t^2 + 2 b t + c without cancellation.
-        k0, k1, k2, k3, k4, k5 = (
-            f[_CONSTANT], f[_CONSTANT + 1], f[_CONSTANT + 2], f[_CONSTANT + 3], f[_CONSTANT + 4], f[_CONSTANT + 5],
-        )  # fmt: skip
-        a, convex, grows = f[_A], f[_A] > _ZERO, f[_RATE] > _ZERO
+        k0, k1, k2 = _affine(f, leaf, _CONSTANT)
+        k3, k4, k5 = _affine(f, leaf, _CONSTANT + 3)
+        a, convex, grows = f[leaf, _A], f[leaf, _A] > _ZERO, f[leaf, _RATE] > _ZERO
         for i in range(RAYS):
-            x, y = u[i], v[i]
+            x, y = s[u, i], s[v, i]
             b = m0 + m1 * x + m2 * y
             square = s0 + (s1 + s3 * x + s4 * y) * x + (s2 + s5 * y) * y
             c = k0 + (k1 + k3 * x + k4 * y) * x + (k2 + k5 * y) * y
@@ -485,120 +496,134 @@ def _intervals(mode, f, u, v, enter, leave):
             t_in = max(low, a0 + a1 * x + a2 * y)
             t_out = min(high, p0 + p1 * x + p2 * y)
             hit = t_in < t_out and (not convex or square >= _ZERO)
-            enter[i] = t_in if hit else _INFINITY
-            leave[i] = t_out if hit else -_INFINITY
+            s[enter, i] = t_in if hit else _INFINITY
+            s[leave, i] = t_out if hit else -_INFINITY
             met |= np.int32(hit)
     return met != 0
 
 
 @_compiled
-def _events(present, events, relevant, adds, unions, minuses, levels, enter, leave, bits, start, best, which):
+def _events(present, events, relevant, assumed, adds, unions, minuses, levels, s, n, start, best, which):
     """The first event after `start` behind which the tree is solid: its parameter and leaf, where before `best`.
 
     Args:
-        present: Slots of the leaves that any ray meets; `enter` and `leave` (leaves, RAYS) hold their intervals.
+        present: Slots of the leaves that any ray meets, whose intervals the scratch `s` holds.
         events: Slots whose events count.
-        relevant, adds, unions, minuses, levels: As from `_read_tree`.
-        bits: Scratch for the leaves that hold each ray's event.
-        start, best, which: One value a ray; the last two are updated.
+        relevant, assumed, adds, unions, minuses, levels: As from `_read_tree`.
+        s, n: The scratch.
+        start, best: Rows of `s`; the latter is updated.
+        which: Row of `n`; updated.
     """
     for leaf in range(LARGEST):
         if not (events >> leaf) & 1:
             continue
-        event = enter[leaf] if adds[leaf] else leave[leaf]
+        event = (_ENTER if adds[leaf] else _LEAVE) + leaf
         others = present & relevant[leaf]
         slot = np.int32(leaf)
         if others == 0:
             if adds[leaf]:
                 for i in range(RAYS):
-                    t = event[i]
-                    better = (t > start[i]) & (t < best[i])
-                    best[i] = t if better else best[i]
-                    which[i] = slot if better else which[i]
+                    t = s[event, i]
+                    better = (t > s[start, i]) & (t < s[best, i])
+                    s[best, i] = t if better else s[best, i]
+                    n[which, i] = slot if better else n[which, i]
             continue
-        own = np.int32(adds[leaf] << leaf)
+        given = np.int32(assumed[leaf])
         for i in range(RAYS):
-            bits[i] = own
+            n[_BITS, i] = given
         for other in range(LARGEST):
             if not (others >> other) & 1:
                 continue
-            bit, low, high = np.int32(1 << other), enter[other], leave[other]
+            bit, enter, leave = np.int32(1 << other), _ENTER + other, _LEAVE + other
             for i in range(RAYS):
-                t = event[i]
-                bits[i] |= bit if (low[i] <= t) & (t < high[i]) else np.int32(0)
+                t = s[event, i]
+                n[_BITS, i] |= bit if (s[enter, i] <= t) & (t < s[leave, i]) else np.int32(0)
         for level in range(levels):
             union, minus, stride = np.int32(unions[level]), np.int32(minuses[level]), np.int32(1 << level)
             for i in range(RAYS):
-                left = bits[i]
+                left = n[_BITS, i]
                 right = np.int32(left >> stride)
-                bits[i] = (left | (right & union)) & ~(right & minus)
+                n[_BITS, i] = (left | (right & union)) & ~(right & minus)
         for i in range(RAYS):
-            t = event[i]
-            better = ((bits[i] & 1) != 0) & (t > start[i]) & (t < best[i])
-            best[i] = t if better else best[i]
-            which[i] = slot if better else which[i]
+            t = s[event, i]
+            better = ((n[_BITS, i] & 1) != 0) & (t > s[start, i]) & (t < s[best, i])
+            s[best, i] = t if better else s[best, i]
+            n[which, i] = slot if better else n[which, i]
 
 
 @_compiled
-def _normals(leaf, mode, adds, f, faces, g, u, v, t, which, nx, ny, nz):
-    """Unit normals of the rays that `leaf` won, out of the solid. `faces` (3, 3) and `g` (4, 3) bear the polarity."""
+def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
+    """Unit normals, out of the solid, of the rays around (x0, y0) that `leaf` won.
+
+    `faces` (leaves, 3, 3) and `gradient` (leaves, 4, 3) bear the leaf's polarity.
+    """
     slot = np.int32(leaf)
-    o = 0 if adds else 9
-    a0, a1, a2 = f[o], f[o + 1], f[o + 2]
-    ax, ay, az = faces[0, 0], faces[0, 1], faces[0, 2]
+    o = _FACES_IN if adds else _FACES_OUT
+    a0, a1, a2 = _affine(f, leaf, o)
+    ax, ay, az = faces[leaf, 0, 0], faces[leaf, 0, 1], faces[leaf, 0, 2]
     if mode == _FLAT:
-        b0, b1, b2, c0, c1, c2 = f[o + 3], f[o + 4], f[o + 5], f[o + 6], f[o + 7], f[o + 8]
-        bx, by, bz = faces[1, 0], faces[1, 1], faces[1, 2]
-        cx, cy, cz = faces[2, 0], faces[2, 1], faces[2, 2]
+        b0, b1, b2 = _affine(f, leaf, o + 3)
+        c0, c1, c2 = _affine(f, leaf, o + 6)
+        bx, by, bz = faces[leaf, 1, 0], faces[leaf, 1, 1], faces[leaf, 1, 2]
+        cx, cy, cz = faces[leaf, 2, 0], faces[leaf, 2, 1], faces[leaf, 2, 2]
         # Of the faces, the surface is the last to be entered or the first to be left.
         order = _ONE if adds else -_ONE
         for i in range(RAYS):
-            x, y = u[i], v[i]
+            x, y = s[_DX, i], s[_DY, i]
             a = order * (a0 + a1 * x + a2 * y)
             b = order * (b0 + b1 * x + b2 * y)
             c = order * (c0 + c1 * x + c2 * y)
             second = b > a
             third = c > max(a, b)
-            mine = which[i] == slot
-            nx[i] = (cx if third else (bx if second else ax)) if mine else nx[i]
-            ny[i] = (cy if third else (by if second else ay)) if mine else ny[i]
-            nz[i] = (cz if third else (bz if second else az)) if mine else nz[i]
+            mine = n[_WHICH, i] == slot
+            s[_NX, i] = (cx if third else (bx if second else ax)) if mine else s[_NX, i]
+            s[_NY, i] = (cy if third else (by if second else ay)) if mine else s[_NY, i]
+            s[_NZ, i] = (cz if third else (bz if second else az)) if mine else s[_NZ, i]
         return
-    gx, gy, gz = g[0, 0], g[0, 1], g[0, 2]
-    ux, uy, uz = g[1, 0], g[1, 1], g[1, 2]
-    vx, vy, vz = g[2, 0], g[2, 1], g[2, 2]
-    tx, ty, tz = g[3, 0], g[3, 1], g[3, 2]
+    gx = np.float32(gradient[leaf, 0, 0] + gradient[leaf, 1, 0] * x0 + gradient[leaf, 2, 0] * y0)
+    gy = np.float32(gradient[leaf, 0, 1] + gradient[leaf, 1, 1] * x0 + gradient[leaf, 2, 1] * y0)
+    gz = np.float32(gradient[leaf, 0, 2] + gradient[leaf, 1, 2] * x0 + gradient[leaf, 2, 2] * y0)
+    ux, uy, uz = np.float32(gradient[leaf, 1, 0]), np.float32(gradient[leaf, 1, 1]), np.float32(gradient[leaf, 1, 2])
+    vx, vy, vz = np.float32(gradient[leaf, 2, 0]), np.float32(gradient[leaf, 2, 1]), np.float32(gradient[leaf, 2, 2])
+    tx, ty, tz = np.float32(gradient[leaf, 3, 0]), np.float32(gradient[leaf, 3, 1]), np.float32(gradient[leaf, 3, 2])
     capped = mode != _ROUND
     for i in range(RAYS):
-        x, y, w = u[i], v[i], t[i]
+        x, y, t = s[_DX, i], s[_DY, i], s[_T, i]
         # The very expression of the interval: where it is the event, the bits agree.
-        cap = capped & (a0 + a1 * x + a2 * y == w)
-        px = gx + ux * x + vx * y + tx * w
-        py = gy + uy * x + vy * y + ty * w
-        pz = gz + uz * x + vz * y + tz * w
+        cap = capped & (a0 + a1 * x + a2 * y == t)
+        px = gx + ux * x + vx * y + tx * t
+        py = gy + uy * x + vy * y + ty * t
+        pz = gz + uz * x + vz * y + tz * t
         scale = _ONE / _sqrt(max(px * px + py * py + pz * pz, _TINY))
-        mine = which[i] == slot
-        nx[i] = (ax if cap else px * scale) if mine else nx[i]
-        ny[i] = (ay if cap else py * scale) if mine else ny[i]
-        nz[i] = (az if cap else pz * scale) if mine else nz[i]
+        mine = n[_WHICH, i] == slot
+        s[_NX, i] = (ax if cap else px * scale) if mine else s[_NX, i]
+        s[_NY, i] = (ay if cap else py * scale) if mine else s[_NY, i]
+        s[_NZ, i] = (az if cap else pz * scale) if mine else s[_NZ, i]
 
 
 @_compiled
-def _any_equal(values, wanted):
-    found = np.int32(0)
+def _won(leaf, n):
+    """Whether any ray's surface is on the leaf."""
+    slot, found = np.int32(leaf), np.int32(0)
     for i in range(RAYS):
-        found |= np.int32(values[i] == wanted)
+        found |= np.int32(n[_WHICH, i] == slot)
     return found != 0
 
 
-@_compiled_extremum
-def _bounds(values, inside, out):
-    """Least and greatest of the values where `inside` is not zero."""
-    low, high = _INFINITY, -_INFINITY
+@_compiled
+def _extremes(s, row, inside):
+    """Least and greatest of a row of the scratch where the row `inside` is positive, by halves."""
     for i in range(RAYS):
-        low = min(low, values[i] if inside[i] > _ZERO else _INFINITY)
-        high = max(high, values[i] if inside[i] > _ZERO else -_INFINITY)
-    out[0], out[1] = low, high
+        x, counts = s[row, i], s[inside, i] > _ZERO
+        s[_LOW, i] = x if counts else _INFINITY
+        s[_HIGH, i] = x if counts else -_INFINITY
+    half = RAYS // 2
+    while half >= 1:
+        for i in range(half):
+            s[_LOW, i] = min(s[_LOW, i], s[_LOW, half + i])
+            s[_HIGH, i] = max(s[_HIGH, i], s[_HIGH, half + i])
+        half //= 2
+    return s[_LOW, 0], s[_HIGH, 0]
 
 
 @_compiled
@@ -622,36 +647,31 @@ def _render(
     """Render objects first..last - 1 of a scene into flat images (B, 1, S, S), normals, depths and masks."""
     leaves = kinds.shape[1]
     s = np.zeros((_ROWS, RAYS), np.float32)
-    n = np.zeros((2, RAYS), np.int32)
-    enter, leave = s[_ENTER:_LEAVE], s[_LEAVE:_ROWS]
-    which, bits = n[_WHICH], n[_BITS]
-    dx, dy, t = s[_DX], s[_DY], s[_T]
-    nx, ny, nz, shade, u, v, w, lit, angle = s[_NX], s[_NY], s[_NZ], s[_SHADE], s[_U], s[_V], s[_W], s[_LIT], s[_WAVES]
+    n = np.zeros((3, RAYS), np.int32)
     unions, minuses = np.zeros(5, np.int64), np.zeros(5, np.int64)
     node_left, node_right = np.zeros(LARGEST, np.int64), np.zeros(LARGEST, np.int64)
-    relevant, adds = np.zeros(LARGEST, np.int64), np.zeros(LARGEST, np.int64)
+    relevant, assumed = np.zeros(LARGEST, np.int64), np.zeros(LARGEST, np.int64)
+    adds = np.zeros(LARGEST, np.int64)
     mode = np.zeros((2, LARGEST), np.int64)
     form = np.zeros((2, LARGEST, _FORM))
     moved = np.zeros((LARGEST, _FORM), np.float32)
     faces64, gradient64 = np.zeros((2, 3, 3)), np.zeros((4, 3))
     faces = np.zeros((LARGEST, 3, 3), np.float32)
     gradient = np.zeros((LARGEST, 4, 3))
-    g = np.zeros((4, 3), np.float32)
     bounds = np.zeros((5, LARGEST, 2))  # along x, y; along u, v and the direction of the light
-    extent = np.zeros((3, 2))
     inverse, local, counts = np.zeros((3, 3)), np.zeros((4, 3)), np.zeros(2, np.int64)
     basis = np.zeros((2, 3, 3))
     basis[0, 0, 0] = basis[0, 1, 1] = 1.0
     basis[0, 2, 2] = -1.0
     pixel = 2.0 / size
     for i in range(RAYS):
-        dx[i] = pixel * (i % WIDTH - (WIDTH - 1) / 2)
-        dy[i] = pixel * ((HEIGHT - 1) / 2 - i // WIDTH)
+        s[_DX, i] = pixel * (i % WIDTH - (WIDTH - 1) / 2)
+        s[_DY, i] = pixel * ((HEIGHT - 1) / 2 - i // WIDTH)
     plane = size * size
 
     for row in range(first, last):
         levels, differences = _read_tree(
-            operators[row], leaves, unions, minuses, node_left, node_right, relevant, adds
+            operators[row], leaves, unions, minuses, node_left, node_right, relevant, assumed, adds
         )
         # Light coordinates: u and v perpendicular to the light's direction.
         lx, ly, lz = float(lights[row, 0]), float(lights[row, 1]), float(lights[row, 2])
@@ -735,8 +755,8 @@ def _render(
                 present = _simplify(present, node_left, node_right, differences)
                 for leaf in range(leaves):
                     if (present >> leaf) & 1:
-                        _move(form[0, leaf], x0, y0, moved[leaf])
-                        if not _intervals(mode[0, leaf], moved[leaf], dx, dy, enter[leaf], leave[leaf]):
+                        _move(form, 0, leaf, x0, y0, moved)
+                        if not _intervals(mode[0, leaf], moved, leaf, s, _DX, _DY):
                             present &= ~(1 << leaf)
                 present = _simplify(present, node_left, node_right, differences)
                 corner = top * size + left
@@ -744,24 +764,22 @@ def _render(
                 found = False
                 if present != 0:
                     for i in range(RAYS):
-                        t[i] = _INFINITY
-                        w[i] = -_INFINITY
-                        which[i] = -1
-                        nx[i] = _ZERO
-                        ny[i] = _ZERO
-                        nz[i] = _ZERO
-                    _events(
-                        present, present, relevant, adds, unions, minuses, levels, enter, leave, bits, w, t, which
-                    )
+                        s[_T, i] = _INFINITY
+                        s[_W, i] = -_INFINITY
+                        n[_WHICH, i] = -1
+                        s[_NX, i] = _ZERO
+                        s[_NY, i] = _ZERO
+                        s[_NZ, i] = _ZERO
+                    _events(present, present, relevant, assumed, adds, unions, minuses, levels, s, n, _W, _T, _WHICH)
                     hits = np.int32(0)
                     for i in range(RAYS):
-                        hit = which[i] >= 0
-                        t[i] = t[i] if hit else _ZERO
+                        hit = n[_WHICH, i] >= 0
+                        s[_T, i] = s[_T, i] if hit else _ZERO
                         hits |= np.int32(hit)
                     found = hits != 0
                 if not found:
                     for i in range(RAYS):
-                        shade[i] = _ZERO
+                        s[_SHADE, i] = _ZERO
                     _write(s, _SHADE, image, at, size, columns, rows)
                     _write(s, _SHADE, depth, at, size, columns, rows)
                     _write(s, _SHADE, mask, at, size, columns, rows)
@@ -771,54 +789,44 @@ def _render(
 
                 winners = 0
                 for leaf in range(leaves):
-                    if (present >> leaf) & 1 and _any_equal(which, leaf):
+                    if (present >> leaf) & 1 and _won(leaf, n):
                         winners |= 1 << leaf
-                        for axis in range(3):
-                            q = gradient[leaf]
-                            g[0, axis] = q[0, axis] + q[1, axis] * x0 + q[2, axis] * y0
-                            for i in range(1, 4):
-                                g[i, axis] = q[i, axis]
-                        _normals(
-                            leaf, mode[0, leaf], adds[leaf] == 1, moved[leaf], faces[leaf], g, dx, dy, t, which,
-                            nx, ny, nz,
-                        )  # fmt: skip
+                        _normals(leaf, mode[0, leaf], adds[leaf] == 1, moved, faces, gradient, x0, y0, s, n)
 
                 for i in range(RAYS):
-                    cosine = light_x * nx[i] + light_y * ny[i] + light_z * nz[i]
-                    lit[i] = cosine if which[i] >= 0 else _ZERO
-                    lit[i] = max(lit[i], _ZERO)
+                    cosine = light_x * s[_NX, i] + light_y * s[_NY, i] + light_z * s[_NZ, i]
+                    s[_LIT, i] = cosine if n[_WHICH, i] >= 0 else _ZERO
+                    s[_LIT, i] = max(s[_LIT, i], _ZERO)
                 if shadows:
                     _cast_shadows(
-                        winners, used, leaves, mode[1], form[1], bounds, extent, moved, x0, y0, basis[1],
-                        relevant, adds, unions, minuses, levels, node_left, node_right, differences,
-                        dx, dy, t, nx, ny, nz, u, v, w, shade, which, bits, enter, leave, lit,
+                        winners, used, leaves, mode, form, bounds, moved, x0, y0, basis,
+                        relevant, assumed, adds, unions, minuses, levels, node_left, node_right, differences, s, n,
                     )  # fmt: skip
 
                 if texture > _ZERO:
                     for i in range(RAYS):
-                        angle[i] = _ZERO
+                        s[_WAVES, i] = _ZERO
                     for j in range(waves.shape[1]):
-                        wave = waves[row, j]
-                        turns = (phases[row, j] + wave[0] * x0 + wave[1] * y0) / (2 * math.pi)
+                        turns = (phases[row, j] + waves[row, j, 0] * x0 + waves[row, j, 1] * y0) / (2 * math.pi)
                         k0 = np.float32(turns - math.floor(turns))
-                        kx = np.float32(wave[0] / (2 * math.pi))
-                        ky = np.float32(wave[1] / (2 * math.pi))
-                        kz = np.float32(wave[2] / (2 * math.pi))
+                        kx = np.float32(waves[row, j, 0] / (2 * math.pi))
+                        ky = np.float32(waves[row, j, 1] / (2 * math.pi))
+                        kz = np.float32(waves[row, j, 2] / (2 * math.pi))
                         for i in range(RAYS):
-                            angle[i] += _cos_turns(k0 + kx * dx[i] + ky * dy[i] - kz * t[i])
+                            s[_WAVES, i] += _cos_turns(k0 + kx * s[_DX, i] + ky * s[_DY, i] - kz * s[_T, i])
                     for i in range(RAYS):
                         # tanh(x) - 1 = -2 / (exp(2 x) + 1)
-                        angle[i] = _exp2(texture * (-_TWO / (_exp2(_TWO * _LOG2E * angle[i]) + _ONE)))
+                        s[_WAVES, i] = _exp2(texture * (-_TWO / (_exp2(_TWO * _LOG2E * s[_WAVES, i]) + _ONE)))
                 else:
                     for i in range(RAYS):
-                        angle[i] = _ONE
+                        s[_WAVES, i] = _ONE
                 for i in range(RAYS):
-                    radiance = exposure * angle[i] * (ambient + direct * lit[i])
+                    radiance = exposure * s[_WAVES, i] * (ambient + direct * s[_LIT, i])
                     radiance = min(max(radiance, _DARKEST), _ONE)
-                    hit = which[i] >= 0
-                    shade[i] = _exp2(contrast * _log2(radiance)) if hit else _ZERO
-                    t[i] = -t[i] if hit else _ZERO
-                    w[i] = _ONE if hit else _ZERO
+                    hit = n[_WHICH, i] >= 0
+                    s[_SHADE, i] = _exp2(contrast * _log2(radiance)) if hit else _ZERO
+                    s[_T, i] = -s[_T, i] if hit else _ZERO
+                    s[_W, i] = _ONE if hit else _ZERO
                 _write(s, _SHADE, image, at, size, columns, rows)
                 _write(s, _T, depth, at, size, columns, rows)
                 _write(s, _W, mask, at, size, columns, rows)
@@ -828,36 +836,35 @@ def _render(
 
 @_compiled
 def _cast_shadows(
-    winners, used, leaves, mode, form, bounds, extent, moved, x0, y0, basis,
-    relevant, adds, unions, minuses, levels, node_left, node_right, differences,
-    dx, dy, t, nx, ny, nz, u, v, w, best, which, bits, enter, leave, lit,
+    winners, used, leaves, mode, form, bounds, moved, x0, y0, basis,
+    relevant, assumed, adds, unions, minuses, levels, node_left, node_right, differences, s, n,
 ):  # fmt: skip
-    """Take the light from the points of a tile that the object itself keeps it from; `which` tells no leaves after."""
-    ux, uy, uz = np.float32(basis[0, 0]), np.float32(basis[0, 1]), np.float32(basis[0, 2])
-    vx, vy, vz = np.float32(basis[1, 0]), np.float32(basis[1, 1]), np.float32(basis[1, 2])
-    lx, ly, lz = np.float32(basis[2, 0]), np.float32(basis[2, 1]), np.float32(basis[2, 2])
+    """Take the light from the points of a tile that the object itself keeps it from."""
+    ux, uy, uz = np.float32(basis[1, 0, 0]), np.float32(basis[1, 0, 1]), np.float32(basis[1, 0, 2])
+    vx, vy, vz = np.float32(basis[1, 1, 0]), np.float32(basis[1, 1, 1]), np.float32(basis[1, 1, 2])
+    lx, ly, lz = np.float32(basis[1, 2, 0]), np.float32(basis[1, 2, 1]), np.float32(basis[1, 2, 2])
     cx, cy = np.float32(x0), np.float32(y0)
     for i in range(RAYS):
-        x = (cx + dx[i]) + _OFFSET * nx[i]
-        y = (cy + dy[i]) + _OFFSET * ny[i]
-        z = _OFFSET * nz[i] - t[i]
-        u[i] = ux * x + uy * y + uz * z
-        v[i] = vx * x + vy * y + vz * z
-        w[i] = lx * x + ly * y + lz * z
-    _bounds(u, lit, extent[0])
-    _bounds(v, lit, extent[1])
-    _bounds(w, lit, extent[2])
-    if not extent[0, 0] <= extent[0, 1]:
+        x = (cx + s[_DX, i]) + _OFFSET * s[_NX, i]
+        y = (cy + s[_DY, i]) + _OFFSET * s[_NY, i]
+        z = _OFFSET * s[_NZ, i] - s[_T, i]
+        s[_U, i] = ux * x + uy * y + uz * z
+        s[_V, i] = vx * x + vy * y + vz * z
+        s[_W, i] = lx * x + ly * y + lz * z
+    u_low, u_high = _extremes(s, _U, _LIT)
+    if u_low > u_high:
         return
+    v_low, v_high = _extremes(s, _V, _LIT)
+    w_low, _ = _extremes(s, _W, _LIT)
     present = 0
     for leaf in range(leaves):
         if (
             (used >> leaf) & 1
-            and bounds[2, leaf, 0] <= extent[0, 1]
-            and bounds[2, leaf, 1] >= extent[0, 0]
-            and bounds[3, leaf, 0] <= extent[1, 1]
-            and bounds[3, leaf, 1] >= extent[1, 0]
-            and bounds[4, leaf, 1] >= extent[2, 0]
+            and bounds[2, leaf, 0] <= u_high
+            and bounds[2, leaf, 1] >= u_low
+            and bounds[3, leaf, 0] <= v_high
+            and bounds[3, leaf, 1] >= v_low
+            and bounds[4, leaf, 1] >= w_low
         ):
             present |= 1 << leaf
     present = _simplify(present, node_left, node_right, differences)
@@ -869,21 +876,19 @@ def _cast_shadows(
                 own = winners
     if present & ~own == 0:
         return
-    u0, v0 = (extent[0, 0] + extent[0, 1]) / 2, (extent[1, 0] + extent[1, 1]) / 2
-    mu, mv = np.float32(u0), np.float32(v0)
+    u0, v0 = _HALF * (u_low + u_high), _HALF * (v_low + v_high)
     for i in range(RAYS):
-        u[i] -= mu
-        v[i] -= mv
-        best[i] = _INFINITY
-    u0, v0 = float(mu), float(mv)
+        s[_U, i] -= u0
+        s[_V, i] -= v0
+        s[_SHADE, i] = _INFINITY
     for leaf in range(leaves):
         if (present >> leaf) & 1:
-            _move(form[leaf], u0, v0, moved[leaf])
-            if not _intervals(mode[leaf], moved[leaf], u, v, enter[leaf], leave[leaf]):
+            _move(form, 1, leaf, float(u0), float(v0), moved)
+            if not _intervals(mode[1, leaf], moved, leaf, s, _U, _V):
                 present &= ~(1 << leaf)
     present = _simplify(present, node_left, node_right, differences)
     if present & ~own == 0:
         return
-    _events(present, present & ~own, relevant, adds, unions, minuses, levels, enter, leave, bits, w, best, which)
+    _events(present, present & ~own, relevant, assumed, adds, unions, minuses, levels, s, n, _W, _SHADE, _BLOCKER)
     for i in range(RAYS):
-        lit[i] = lit[i] if best[i] == _INFINITY else _ZERO
+        s[_LIT, i] = s[_LIT, i] if s[_SHADE, i] == _INFINITY else _ZERO

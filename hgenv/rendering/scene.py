@@ -15,6 +15,9 @@ from torch import Tensor
 EMPTY, SPHERE, CUBE, CONE, TETRAHEDRON = -1, 0, 1, 2, 3
 UNION, DIFFERENCE = 0, 1
 
+# Share of the frame's edge that the longer side of an object's bounding rectangle takes; photos are cropped alike.
+FIT = 0.9
+
 # Corners of a regular tetrahedron of edge 1 around the origin are these times 1 / (2 sqrt 2).
 TETRAHEDRON_CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hgenv.datasets.photos import FIT, DataError, NativePhoto, frame, prepare
+from hgenv.datasets.photos import DataError, NativePhoto, frame, prepare
+from hgenv.rendering.scene import FIT
 
 
 def flat_photo(height=60, width=80, box=(10, 40, 20, 65), seed=0):
@@ -21,7 +22,7 @@ def flat_photo(height=60, width=80, box=(10, 40, 20, 65), seed=0):
 def brute_force(photo, size, subdivisions):
     """What `prepare` should give, by splitting native pixels into small ones that fit the network's pixels exactly."""
     left, top, edge = (round(v * subdivisions, 6) for v in frame(photo.object))
-    assert left.is_integer() and top.is_integer() and (edge / size).is_integer()  # else the test is no oracle
+    assert all(v.is_integer() for v in (left, top, edge / size))  # else the test is no oracle
     left, top, edge, fine = int(left), int(top), int(edge), np.ones((subdivisions, subdivisions))
 
     def cut(values):
@@ -103,7 +104,7 @@ def test_exposure_is_free_of_the_photos_scale():
 
 
 def test_a_ball_looks_as_the_renderers_would_show_it():
-    """The closed form at the network's pixel centres: image rows run down, y up, and the ball spans FIT of the frame."""
+    """The closed form at the network's pixel centres: rows run down, y up, and the ball spans FIT of the frame."""
     native, size = 500, 64
     line = np.arange(native) + 0.5
     x, y = (line[None] - 260) / 150, (230 - line[:, None]) / 150
@@ -148,6 +149,5 @@ def test_moving_keeps_the_photos():
     assert torch.equal(moved.native[0].normal, photos.native[0].normal)
     assert (moved.names, moved.label, moved.native[0].window) == (photos.names, "test", photos.native[0].window)
     elsewhere = photos.to("meta")
-    assert {
-        t.device.type for t in (*elsewhere.batch.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
-    } == {"meta"}
+    tensors = (*elsewhere.batch.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
+    assert {t.device.type for t in tensors} == {"meta"}

@@ -73,7 +73,7 @@ def test_an_ellipsoid_is_traced_as_its_closed_form_says():
 
 @pytest.mark.parametrize("split", standin.SPLITS)
 def test_normals_agree_with_differences_of_the_depth(split):
-    """Central differences of the traced depth, another route to the normals, where the surface is smooth and not steep."""
+    """Central differences of the traced depth are another route to the normals, where the surface is smooth."""
     step = 1e-5
     x, y = (v[::3] for v in grid(96))
     for name, body, _ in standin.objects(split):
@@ -105,5 +105,5 @@ def test_the_light_comes_from_the_upper_left(halves):
 
 
 def test_unknown_splits_are_refused():
-    with pytest.raises(ValueError, match="'train'.*validation, test"):
+    with pytest.raises(ValueError, match=r"'train'.*validation, test"):
         standin.load("train")

@@ -9,8 +9,9 @@ import torch
 
 from hgenv.generators import grammar
 from hgenv.generators.random import uniforms
-from hgenv.generators.shapes import ShapeGenerator
-from hgenv.rendering.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON
+from hgenv.generators.shapes import LIGHT_NUMBERS, ShapeGenerator
+from hgenv.rendering.analytic import AnalyticRenderer
+from hgenv.rendering.scene import CONE, CUBE, DIFFERENCE, EMPTY, FIT, SPHERE, TETRAHEDRON
 
 DEPTH = 3
 GENERATOR = ShapeGenerator(depth=DEPTH)
@@ -124,10 +125,8 @@ def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
     """Independent oracle: just below each rendered surface point is inside, everything in front of it outside."""
     samples = 60
     seeds = torch.arange(samples)
-    frame = GENERATOR.frame(SPACE.initial.expand(samples, -1), seeds)
-    from hgenv.generators.shapes import _LIGHT_NUMBERS
-
-    numbers = uniforms(seeds, _LIGHT_NUMBERS + grammar.numbers_needed(DEPTH))[:, _LIGHT_NUMBERS:]
+    frame = GENERATOR.renderer(GENERATOR._sample(SPACE.initial.expand(samples, -1), seeds)[0])  # before the union rule
+    numbers = uniforms(seeds, LIGHT_NUMBERS + grammar.numbers_needed(DEPTH))[:, LIGHT_NUMBERS:]
     draws = grammar.draw(SPACE.split(SPACE.initial.expand(samples, -1)), numbers, DEPTH)
     shape = grammar.build(draws, DEPTH)
     rng = np.random.default_rng(0)
@@ -145,7 +144,7 @@ def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
             [np.tile(x, 40), np.tile(y, 40), np.concatenate([z + 1e-3 + d for d in np.linspace(0, 2, 40)])], 1
         )
 
-        def inside(points: np.ndarray, root=root, origin=origin, sample=sample) -> np.ndarray:  # noqa: ANN001
+        def inside(points: np.ndarray, root=root, origin=origin, sample=sample) -> np.ndarray:
             return membership(draws, sample, 0, np.linalg.solve(root, (points - origin).T).T)
 
         wrong += int((~inside(below)).sum()) + int(inside(front).any())
@@ -157,7 +156,7 @@ def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
 def test_the_object_fills_the_frame_and_is_centred() -> None:
     samples = 300
     beta = SPACE.initial.clone()
-    beta[SPACE.slice("operator")] = torch.tensor([1.0, 0.05])  # nearly only unions: the rectangle is then exact
+    beta[SPACE.slice("operator")] = torch.tensor([1.0, 0.0])  # nearly only unions: the rectangle is then exact
     frame = GENERATOR.frame(SPACE.project(beta).expand(samples, -1), torch.arange(samples))
     for mask in frame.mask[:, 0].numpy():
         rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
@@ -168,7 +167,7 @@ def test_the_object_fills_the_frame_and_is_centred() -> None:
 def test_exact_extent_of_a_lone_primitive() -> None:
     """Where an object is one primitive, its longer side fills FIT of the frame to within two pixels."""
     beta = SPACE.initial.clone()
-    beta[SPACE.slice("expand")] = 0.05
+    beta[SPACE.slice("expand")] = 0.0
     betas = beta.expand(300, -1)
     seeds = torch.arange(300)
     alone = (GENERATOR.scene(betas, seeds).kind != EMPTY).sum(1) == 1
@@ -176,7 +175,7 @@ def test_exact_extent_of_a_lone_primitive() -> None:
     assert len(masks) > 200
     for mask in masks:
         longer = max(np.ptp(np.nonzero(mask.any(1))[0]), np.ptp(np.nonzero(mask.any(0))[0])) + 1
-        assert abs(longer - grammar.FIT * 64) <= 3
+        assert abs(longer - FIT * 64) <= 3
 
 
 def test_rows_do_not_depend_on_the_batch() -> None:
@@ -191,18 +190,18 @@ def test_rows_do_not_depend_on_the_batch() -> None:
 def test_shapes_that_would_vanish_become_unions() -> None:
     """Subtract mostly, by large solids: many differences leave nothing; every frame still shows something."""
     beta = SPACE.initial.clone()
-    beta[SPACE.slice("operator")] = torch.tensor([0.05, 1.0])
-    beta[SPACE.slice("expand")] = 0.95
+    beta[SPACE.slice("operator")] = torch.tensor([0.0, 1.0])
+    beta[SPACE.slice("expand")] = 1.0
     beta[SPACE.slice("scale")][:3] = 1.0
     betas, seeds = SPACE.project(beta).expand(200, -1), torch.arange(200)
-    raw = GENERATOR.renderer(GENERATOR.scene(betas, seeds)).mask.mean((1, 2, 3))
+    raw = GENERATOR.renderer(GENERATOR._sample(betas, seeds)[0]).mask.mean((1, 2, 3))
     assert (raw < 0.005).sum() > 10  # the case does occur
     assert (GENERATOR(betas, seeds).mask.mean((1, 2, 3)) >= 0.005).all()
 
 
 def test_shading_is_smooth_in_the_render_block() -> None:
-    """Autograd against central differences, on pixels whose shadow does not flip."""
-    generator = ShapeGenerator(lit=True)
+    """Autograd against central differences; without shadows, whose edges jump from pixel to pixel."""
+    generator = ShapeGenerator(AnalyticRenderer(64, shadows=False), lit=True)
     space = generator.space
     seeds = torch.arange(12)
     beta = space.initial.clone()
@@ -210,21 +209,14 @@ def test_shading_is_smooth_in_the_render_block() -> None:
     for name in generator.smooth:
         for component in range(space.slice(name).start, space.slice(name).stop):
             step = torch.zeros_like(beta)
-            step[component] = 1e-3 * (space.high - space.low)[component]
+            step[component] = 5e-4
             betas = beta.expand(12, -1).clone().requires_grad_()
             image = generator(betas, seeds).image
-            ahead, behind = (
-                generator((beta + step).expand(12, -1), seeds),
-                generator((beta - step).expand(12, -1), seeds),
-            )
-            difference = (ahead.image - behind.image) / (2 * step[component])
+            ahead = generator((beta + step).expand(12, -1), seeds)
+            behind = generator((beta - step).expand(12, -1), seeds)
+            difference = (ahead.image - behind.image) / 1e-3
             direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(component))
-            flips = (difference.abs() > 5).float()
-            assert flips.mean() < 0.01
-            (gradient,) = torch.autograd.grad((image * direction * (1 - flips)).sum(), betas)
+            (gradient,) = torch.autograd.grad((image * direction).sum(), betas)
             torch.testing.assert_close(
-                gradient[:, component].float(),
-                (difference * direction * (1 - flips)).sum((1, 2, 3)),
-                rtol=0.05,
-                atol=1.0,
+                gradient[:, component].float(), (difference * direction).sum((1, 2, 3)), rtol=0.02, atol=0.5
             )

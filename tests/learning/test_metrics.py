@@ -69,7 +69,7 @@ def test_metrics_of_errors_counted_by_hand():
 
 
 def field(x, y):
-    """Directions that are linear in the place, in native pixels, before they are normalized: bilinear sampling is exact."""
+    """Vectors that are linear in the place, in native pixels, of any length: bilinear sampling is exact."""
     return torch.stack([0.02 * x - 0.013 * y + 0.3, 0.017 * y + 0.004 * x - 0.5, torch.ones_like(x)])
 
 

@@ -124,13 +124,13 @@ def rows(frame: Frame, where: slice) -> Frame:
 def assert_agreement(a: Frame, b: Frame, *, image_outliers: float) -> None:
     """Agreement of any two routes on random trees, the meshes with 128 segments, at 64 px.
 
-    Measured (mesh / pyrender against analytic): 0.2-0.4 silhouette pixels of 4,096 an object, 4 at most; normals 1.8
-    degrees at the 99th percentile (0.9 at 256 segments); depth 0.0025; image 0.016. Pixels further off lie on creases
-    and shadow edges: 2e-4 of the normals by more than 5 degrees, and of the image by more than 0.05 2e-4 (mesh) and
-    9e-4 (pyrender, whose shadow map has edges of its own).
+    Measured against analytic (mesh, pyrender): 0.34, 0.45 silhouette pixels of 4,096 an object, 6 at most; 99th
+    percentiles of the normals 1.9, 2.0 degrees, of depth 0.0025, 0.0028, of the image 0.016, 0.018. Pixels further off
+    lie on creases and shadow edges: 1.6e-4, 1.8e-4 of the normals by more than 5 degrees; 1.9e-4, 8.1e-4 of the image
+    by more than 0.05 (a shadow map has edges of its own). With 256 segments: 0.06 pixels, 0.9 degrees, depth 0.0006.
     """
     assert silhouette(a, b).mean() < 0.6
-    assert silhouette(a, b).max() <= 8
+    assert silhouette(a, b).max() <= 12
     angle, depth, image = angles(a, b), difference(a.depth, b.depth, (a, b)), difference(a.image, b.image, (a, b))
     assert len(angle) > 100 * len(a.mask)  # there was something to compare
     assert angle.quantile(0.99) < 2.5
@@ -168,10 +168,11 @@ def test_flat_solids_agree_to_rounding(name: str, scenes: Scene, request: pytest
     kind = torch.where(some.kind == SPHERE, CUBE, torch.where(some.kind == CONE, TETRAHEDRON, some.kind))
     flat = dataclasses.replace(some, kind=kind)
     a, b = AnalyticRenderer(SIZE)(flat), ROUTES[name](SIZE)(flat)
-    # What is left are pixels whose centres lie on an edge, to single precision or OpenGL's 1/256 of a pixel.
-    assert silhouette(a, b).mean() < (0.02 if name == "mesh" else 0.3)
-    assert angles(a, b).quantile(0.999) < 0.05
-    assert difference(a.depth, b.depth, (a, b)).quantile(0.999) < 1e-4
+    # What is left are pixels whose centres lie on an edge, to single precision (mesh: measured none of 409,600) or to
+    # OpenGL's 1/256 of a pixel (0.09 an object).
+    assert silhouette(a, b).mean() < (0.02 if name == "mesh" else 0.2)
+    assert angles(a, b).quantile(0.999) < 1e-3
+    assert difference(a.depth, b.depth, (a, b)).quantile(0.999) < 1e-5
 
 
 def test_frames_have_the_promised_form(route: type[Renderer], scenes: Scene) -> None:

@@ -1,0 +1,108 @@
+"""Logs for TensorBoard.
+
+Scalars are written with the accounted time as their wall time, a sub-run each for CPU, GPU and total computation time:
+TensorBoard's "Relative" axis then is computation time (figure 4 of the paper). What belongs to an update rather than to
+a moment, beta and the pictures, is in the sub-run `samples`, on the "Step" axis.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from hgenv.env import DataGenEnv
+from hgenv.rendering import RenderError
+
+from . import pictures
+from .records import Row
+
+CLOCKS = {"cpu": "cpu_seconds", "gpu": "gpu_seconds", "total": "total_seconds"}
+GALLERY = 8  # samples
+
+
+class Board:
+    """Writes a run's logs. Nothing here is for the optimizer, so it belongs off the clock.
+
+    Args:
+        folder: Where the logs go.
+        env: What pictures are made from; one whose samples are no images has none.
+        picture_updates: Updates between two sets of pictures.
+        first: Update that is written first. What an interrupted run left at or after it is void.
+    """
+
+    def __init__(self, folder: Path, env: DataGenEnv, picture_updates: int, first: int) -> None:
+        self.env, self.picture_updates = env, picture_updates
+        clocks = [name for name in CLOCKS if name != "gpu" or env.device.type == "cuda"]
+        purge = first or None
+        self.curves = {name: SummaryWriter(str(folder / name), purge_step=purge) for name in clocks}
+        self.samples = SummaryWriter(str(folder / "samples"), purge_step=purge)
+        self.drawn = -1
+
+    def row(self, row: Row) -> None:
+        """Write an update: its curves and its beta, now and then pictures."""
+        update = row["update"]
+        scalars = {"loss": row["loss"]} if row["loss"] is not None else {}
+        for data in ("validation", "test"):
+            # The metrics of single objects would bury the rest; they are in the rows.
+            scalars |= {f"{data}/{name}": value for name, value in row[data].items() if "/" not in name}
+        for name, writer in self.curves.items():
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, update, walltime=row["spent"][CLOCKS[name]])
+        beta = torch.tensor(row["beta"], dtype=torch.float64)
+        seconds = row["spent"]["total_seconds"]
+        for block, values in self.env.space.split(beta).items():
+            for i, value in enumerate(values.tolist()):
+                tag = f"beta/{block}/{i}" if len(values) > 1 else f"beta/{block}"
+                self.samples.add_scalar(tag, value, update, walltime=seconds)
+        if update % self.picture_updates == 0:
+            self._pictures(row)
+
+    def last_pictures(self, row: Row) -> None:
+        """Write the pictures of the last update, unless they are there."""
+        if self.drawn != row["update"]:
+            self._pictures(row)
+
+    def flush(self) -> None:
+        """Write to the disk what has been logged so far."""
+        for writer in (*self.curves.values(), self.samples):
+            writer.flush()
+
+    def close(self) -> None:
+        """Flush and end."""
+        for writer in (*self.curves.values(), self.samples):
+            writer.close()
+
+    def _pictures(self, row: Row) -> None:
+        env, update = self.env, row["update"]
+        self.drawn = update
+        when: dict[str, Any] = {"global_step": update, "walltime": row["spent"]["total_seconds"]}
+        if not pictures.has_pictures(env.validation.batch):
+            return
+        if hasattr(env.learner, "predict"):
+            errors = pictures.error_maps(env)
+            self.samples.add_image("validation/photo_truth_prediction_error", errors, dataformats="HWC", **when)
+        beta = env.space.check(row["beta"])
+        # A beta at which something cannot be rendered has no picture of it; that is no reason to end a run.
+        with suppress(RenderError):
+            gallery = pictures.gallery(pictures.samples(env, beta, GALLERY))
+            self.samples.add_image("samples", gallery, dataformats="HWC", **when)
+            if hasattr(env.generator, "scene"):
+                self._mesh(env.generator, beta, when)
+
+    def _mesh(self, generator: Any, beta: torch.Tensor, when: dict[str, Any]) -> None:
+        from hgenv.rendering.mesh import object_mesh  # late: only shapes need its libraries
+
+        mesh = object_mesh(generator.scene(beta[None], torch.zeros(1, dtype=torch.int64)), 0, segments=32)
+        corners = mesh.triangles.reshape(1, -1, 3)  # corners of their own, so that facets keep their colour
+        colours = ((mesh.face_normals.repeat(3, axis=0) + 1) * 127.5).astype("uint8")[None]
+        self.samples.add_mesh(
+            "sample",
+            torch.from_numpy(corners.copy()),
+            colors=torch.from_numpy(colours),
+            faces=torch.arange(corners.shape[1]).reshape(1, -1, 3),
+            **when,
+        )

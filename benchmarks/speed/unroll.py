@@ -1,0 +1,227 @@
+"""Measures dL/dX through K training steps beside plain training, full autograd, `higher` and `torchopt`.
+
+    python -m benchmarks.speed.unroll [--repeats 3] [--steps 32]
+
+Small hourglass, 64 px, batches of 4, SGD without momentum, one thread. Every figure is from a process of its own; the
+methods take turns, and the best repetition counts. Seconds are processor time, megabytes what the process's peak grew
+by after everything was imported and the data were made. Last, how far single precision is from double.
+
+The last line is one flat JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from hgenv.batch import Batch
+from hgenv.learning.normals import NormalsLearner
+from hgenv.learning.unroll import SGD, Weights, sample_gradient, train
+
+SIZE, SAMPLES, RATE = 64, 4, 0.05
+PEERS = ("higher", "torchopt")
+METHODS = ("plain", "ours", "autograd", *PEERS)
+Problem = tuple[NormalsLearner, list[Batch], Any]
+
+
+def random_batch(samples: int, generator: torch.Generator, dtype: torch.dtype) -> Batch:
+    """Noise in the shape of samples: the time does not depend on what they show."""
+    image, target, mask = (
+        torch.rand(samples, channels, SIZE, SIZE, generator=generator, dtype=torch.float64) for channels in (1, 3, 1)
+    )
+    mask = (mask > 0.4).double()
+    return Batch(image * mask, nn.functional.normalize(target - 0.5, dim=1) * mask, mask).map(lambda x: x.to(dtype))
+
+
+def problem(steps: int, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Problem:
+    """A learner, its training batches and its validation data."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [random_batch(samples, generator, dtype) for _ in range(steps)]
+    return NormalsLearner(size=SIZE, dtype=dtype), batches, SimpleNamespace(batch=random_batch(10, generator, dtype))
+
+
+def plain(learner: NormalsLearner, batches: list[Batch], data: Any) -> None:
+    """Training as everybody writes it; no gradient."""
+    weights = {name: w.requires_grad_() for name, w in learner.initial_weights(0).items()}
+    optimizer = torch.optim.SGD(weights.values(), lr=RATE)
+    for batch in batches:
+        optimizer.zero_grad()
+        learner.training_loss(weights, batch).backward()
+        optimizer.step()
+
+
+def ours(learner: NormalsLearner, batches: list[Batch], data: Any, sgd: SGD | None = None) -> list[Batch]:
+    """Training and the adjoint."""
+    sgd = sgd or SGD(RATE)
+    trajectory = train(learner, sgd, sgd.start(learner.initial_weights(0)), batches)
+    return sample_gradient(learner, sgd, trajectory, batches, data)[1]
+
+
+def autograd(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+    """The whole loop as one graph."""
+    weights = {name: w.requires_grad_() for name, w in learner.initial_weights(0).items()}
+    samples = _with_gradient(batches)
+    for batch in samples:
+        loss = learner.training_loss(weights, batch)
+        gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        weights = {name: w - RATE * g for (name, w), g in zip(weights.items(), gradient, strict=True)}
+    return _sample_gradients(learner.validation_loss(weights, data), samples)
+
+
+def higher(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+    """`higher.innerloop_ctx`."""
+    import higher
+
+    module, samples = _Module(learner.initial_weights(0)), _with_gradient(batches)
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+    with higher.innerloop_ctx(module, optimizer) as (functional, differentiable):
+        for batch in samples:
+            differentiable.step(learner.training_loss(module.named(functional.fast_params), batch))
+        return _sample_gradients(learner.validation_loss(module.named(functional.fast_params), data), samples)
+
+
+def torchopt(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+    """`torchopt.MetaSGD`."""
+    import torchopt
+
+    module, samples = _Module(learner.initial_weights(0)), _with_gradient(batches)
+    optimizer = torchopt.MetaSGD(module, lr=RATE)
+    for batch in samples:
+        optimizer.step(learner.training_loss(module.named(module.current()), batch))
+    return _sample_gradients(learner.validation_loss(module.named(module.current()), data), samples)
+
+
+class _Module(nn.Module):
+    """Weights as a module, for libraries that want one."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.names = list(weights)
+        for i, w in enumerate(weights.values()):
+            self.register_parameter(f"w{i}", nn.Parameter(w))
+
+    def current(self) -> list[Tensor]:
+        return [getattr(self, f"w{i}") for i in range(len(self.names))]
+
+    def named(self, values: list[Tensor]) -> Weights:
+        return dict(zip(self.names, values, strict=True))
+
+
+def _with_gradient(batches: list[Batch]) -> list[Batch]:
+    return [b.map(lambda x: x.clone().requires_grad_()) for b in batches]
+
+
+def _sample_gradients(loss: Tensor, batches: list[Batch]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, [x for b in batches for x in b.tensors])
+
+
+def measure(method: str, steps: int) -> dict[str, float]:
+    """Added megabytes of a first run in this process, and processor seconds of a second."""
+    functions: dict[str, Callable[..., object]] = {
+        "plain": plain,
+        "ours": ours,
+        "autograd": autograd,
+        "higher": higher,
+        "torchopt": torchopt,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the peers, about PyTorch's future
+        if method in PEERS:
+            importlib.import_module(method)
+        torch.set_num_threads(1)
+        learner, batches, data = problem(steps)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        functions[method](learner, batches, data)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.process_time()
+        functions[method](learner, batches, data)
+        seconds = time.process_time() - start
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return {"seconds": seconds, "mb": (after - before) * unit / 2**20}
+
+
+def measure_apart(method: str, steps: int) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed.unroll", "--only", method, "--steps", str(steps)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def precision(steps: int, samples: int) -> tuple[float, float]:
+    """Cosine and relative error of the gradient in single precision to that in double, with momentum 0.9."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        gradients = ours(*problem(steps, samples, dtype), sgd=SGD(RATE, momentum=0.9))
+        found.append(torch.cat([x.double().flatten() for b in gradients for x in b.tensors]))
+    single, double = found
+    cosine = torch.dot(single, double) / (single.norm() * double.norm())
+    return float(cosine), float((single - double).norm() / double.norm())
+
+
+def main() -> None:
+    """Measure all methods in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="processes for each method")
+    parser.add_argument("--steps", type=int, default=32, help="K")
+    parser.add_argument("--only", choices=METHODS, help="measure one method in this process and print its figures")
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.steps)))
+        return
+
+    runs: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    for _ in range(options.repeats):
+        for method in METHODS:
+            runs[method].append(measure_apart(method, options.steps))
+    seconds = {method: min(r["seconds"] for r in runs[method]) for method in METHODS}
+    added = {method: statistics.median(r["mb"] for r in runs[method]) for method in METHODS}
+    by_steps = {steps: measure_apart("ours", steps)["mb"] for steps in (8, 64)}
+
+    table = Table(
+        title=f"dL/dX through K = {options.steps} training steps: small hourglass, {SIZE} px, batch {SAMPLES}"
+    )
+    for heading in ("method", "CPU s", "of plain", "added MB", "of higher"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method in METHODS:
+        ratios = f"{seconds[method] / seconds['plain']:.2f}", f"{added[method] / added['higher']:.2f}"
+        table.add_row(method, f"{seconds[method]:.2f}", ratios[0], f"{added[method]:.0f}", ratios[1])
+    console = Console()
+    console.print(table)
+    console.print(f"ours, added MB: K = 8 {by_steps[8]:.0f}, K = 64 {by_steps[64]:.0f}")
+    console.print(
+        f"one thread of {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}; "
+        f"best time and median memory of {options.repeats} processes each"
+    )
+    figures = {f"{method}_seconds": seconds[method] for method in METHODS}
+    figures |= {f"{method}_added_mb": added[method] for method in METHODS}
+    figures |= {f"ours_added_mb_k{steps}": mb for steps, mb in by_steps.items()}
+    torch.set_num_threads(1)
+    for steps, samples in ((4, 16), (options.steps, SAMPLES)):
+        cosine, error = precision(steps, samples)
+        console.print(
+            f"float32 beside float64, K = {steps} x {samples}: cosine {cosine:.6f}, relative error {error:.2g}"
+        )
+        figures |= {f"float32_cosine_k{steps}x{samples}": cosine, f"float32_error_k{steps}x{samples}": error}
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Evolution: any of nevergrad's optimizers, a generation an update."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgenv.decision import DecisionSpace
+from hgenv.env import DataGenEnv
+
+from .base import Optimizer
+
+
+class Evolution(Optimizer):
+    """A derivative-free optimizer of nevergrad, by default CMA-ES (Hansen and Ostermeier, 2001).
+
+    Each update asks nevergrad for a generation of candidates, probes them from the same weights and sample seeds, tells
+    their losses, and steps. The first update probes the common initial beta before them, as most methods would not; it
+    competes for the step but is not told, since it is no draw of the method's (TBPSA's step size would collapse).
+    Candidates are projected onto the valid set; nevergrad learns the loss of the projection.
+
+    The weights train, so losses of different updates cannot be compared. CMA-ES ranks within a generation, which is an
+    update here; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by training
+    alone. A failed probe is told as the worst loss there can be (`learner.max_loss`): nevergrad would turn NaN into
+    5e20. If all fail, the environment steps where it last did.
+
+    Args:
+        space: The decision space.
+        seed: Decides what nevergrad draws.
+        name: In `nevergrad.optimizers.registry`.
+        population: Candidates an update; None for CMA-ES's 4 + 3 ln d, rounded down.
+        sigma: Initial standard deviation, as a fraction of each component's range: for CMA-ES exactly, for other
+            methods that of nevergrad's unit mutation.
+        step_at: "best" steps at the best member of the generation; "mean" at the mean of its better half.
+        budget: Evaluations that nevergrad plans for. Plain methods go without; portfolios that choose by it need one.
+    """
+
+    def __init__(
+        self,
+        space: DecisionSpace,
+        *,
+        seed: int,
+        name: str = "CMA",
+        population: int | None = None,
+        sigma: float = 0.1,
+        step_at: str = "best",
+        budget: int | None = None,
+    ) -> None:
+        super().__init__(space, seed=seed)
+        if step_at not in ("best", "mean"):
+            raise ValueError(f"unknown step_at {step_at!r}; choose 'best' or 'mean'")
+        self.population = 4 + int(3 * math.log(space.dimension)) if population is None else population
+        if self.population < 2 or not sigma > 0:
+            raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
+        self.step_at = step_at
+        self._started = False
+        self._nevergrad = _make(name, self.scaled, self.population, sigma, budget, seed)
+
+    def update(self, env: DataGenEnv) -> None:
+        """Ask, probe, tell, step."""
+        candidates = [self._nevergrad.ask() for _ in range(self.population)]
+        members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
+        if not self._started:
+            members, self._started = torch.cat([self.scaled[None], members]), True
+        outcomes = env.probe(self._valid(members))
+        losses = torch.tensor([env.learner.max_loss if o.loss is None else o.loss for o in outcomes])
+        for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
+            self._nevergrad.tell(candidate, loss)
+        worked = torch.tensor([o.ok for o in outcomes])
+        if worked.any():
+            self.scaled = self._choose(members[worked], losses[worked])
+        env.step(self.recommendation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on besides the environment, for `torch.save`."""
+        return super().state_dict() | {"nevergrad": pickle.dumps(self._nevergrad), "started": self._started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, with the same bits."""
+        super().load_state_dict(state)
+        self._nevergrad, self._started = pickle.loads(state["nevergrad"]), state["started"]
+
+    def _choose(self, members: Tensor, losses: Tensor) -> Tensor:
+        """Where to step, (d,), given (P, d) members that worked."""
+        ordered = members[losses.argsort(stable=True)]
+        if self.step_at == "best":
+            return ordered[0]
+        return self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
+
+
+def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:
+    """The nevergrad optimizer over [0, 1]^d."""
+    # Late, because it takes a second.
+    import nevergrad as ng
+
+    if name.startswith("NGOpt"):
+        raise ValueError(
+            f"nevergrad's {name} breaks down in the middle of a run on numpy 2.4 (a scalar conversion in its surrogate "
+            "models); choose a plain method such as CMA, DiagonalCMA, DE, PSO, TBPSA"
+        )
+    if name not in ng.optimizers.registry:
+        raise ValueError(
+            f"nevergrad knows no optimizer {name!r}; choose e.g. CMA, DiagonalCMA, DE, TwoPointsDE, PSO, TBPSA, "
+            f"OnePlusOne (all {len(ng.optimizers.registry)}: sorted(nevergrad.optimizers.registry))"
+        )
+    # Without a budget, nevergrad's CMA is ParametrizedCMA(); named so, it can be configured.
+    make = ng.optimizers.ParametrizedCMA() if name == "CMA" and budget is None else ng.optimizers.registry[name]
+    if isinstance(make, ng.optimizers.ParametrizedCMA):
+        # A generation is an update. Nevergrad starts bounded CMA at 0.3 of the mutation's sigma, or 0.15 from d = 18.
+        scale = 1 / (0.3 if len(initial) < 18 else 0.15)
+        make = type(make)(**(make.config() | {"popsize": population, "scale": scale}))
+    parametrization = ng.p.Array(init=initial.numpy(), lower=0.0, upper=1.0)
+    # Before anything else: whatever has no random state yet draws one from numpy's global state.
+    parametrization.random_state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    parametrization.set_mutation(sigma=sigma)
+    try:
+        return make(parametrization=parametrization, budget=budget, num_workers=population)
+    except ValueError as error:
+        raise ValueError(f"nevergrad's {name} cannot take a generation of {population}: {error}") from error

@@ -1,0 +1,163 @@
+"""The hybrid gradient: backpropagation through training, finite differences through the generator."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from hgenv.decision import DecisionSpace
+from hgenv.env import DataGenEnv
+from hgenv.rendering import RenderError
+
+from .base import GradientOptimizer
+
+logger = logging.getLogger(__name__)
+
+
+class HybridGradient(GradientOptimizer):
+    """The paper's optimizer: an exact gradient of the training, differences of the generator, RMSprop.
+
+    Equations 10-12 and appendix A.2 of Yang and Deng, "Learning to Generate Synthetic 3D Training Data through Hybrid
+    Gradient", CVPR 2020. The chain rule is cut at the training samples X_i = f(beta, r_i), equation 10:
+
+        dL/dbeta = sum_i dL/dX_i dX_i/dbeta
+
+    dL/dX_i is exact, by the adjoint of the K training steps (`env.sample_gradient`). dX_i/dbeta is differenced along
+    random directions delta, equations 11-12: with the slope (`env.slopes`)
+
+        s_ij = <dL/dX_i, f(beta + delta_ij, r_i) - f(beta - delta_ij, r_i)> / (2 |delta_ij|)
+
+    the estimate is
+
+        Gaussian     dL/dbeta ~ D mean_j sum_i s_ij delta_ij / |delta_ij|
+        coordinate   dL/dbeta_c ~ N / n_c sum_{ij: delta_ij along c} s_ij
+
+    for D differenced components and n_c of the N samples differenced along component c. The paper leaves out the
+    factor D, which its RMSprop cancels; here it stays, because with it the estimate is unbiased to first order, as it
+    must be to stand beside the exact derivatives of smooth blocks. Where a bound cuts a difference, the displacement
+    that took place replaces 2 delta. Then, appendix A.2, beta <- project(beta - RMSprop(gradient)), and the
+    environment steps.
+
+    The first update only steps. After a failed step there is no gradient: beta goes back half way towards the last
+    one that worked. If a displaced sample cannot be rendered, or the gradient is not finite, beta stays; the log says
+    so.
+
+    Args:
+        space: The decision space.
+        seed: Decides the directions.
+        directions: "gaussian", N(0, sigma^2 I) as in the paper; or "coordinate", sigma along single components, dealt
+            out so that all components get as equal a number of samples as possible.
+        shared: Whether all samples of an update are displaced along the same directions; else each along its own.
+        count: J, directions per sample. 2 N J samples are rendered an update.
+        sigma: Displacement, as a fraction of each component's range.
+        exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
+        clip_samples: "median" scales each |dL/dX_i| down to the batch's median; None leaves them.
+        max_norm: The norm that the gradient (per fraction of range) is clipped at; None leaves it.
+        learning_rate: In fractions of range; RMSprop's typical step. (Its first is 1 / sqrt(1 - rho) as long.)
+        rho: Forgetting factor of RMSprop's mean square.
+        eps: Added to RMSprop's root mean square of the gradient.
+        momentum: Of RMSprop; 0 for none.
+        decay_updates: The learning rate falls as 1 / sqrt(1 + t / decay_updates); inf keeps it.
+    """
+
+    def __init__(
+        self,
+        space: DecisionSpace,
+        *,
+        seed: int,
+        directions: str = "coordinate",
+        shared: bool = False,
+        count: int = 4,
+        sigma: float = 0.05,
+        exact: bool = True,
+        clip_samples: str | None = "median",
+        max_norm: float | None = None,
+        learning_rate: float = 0.02,
+        rho: float = 0.9,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        decay_updates: float = math.inf,
+    ) -> None:
+        super().__init__(space, seed=seed, learning_rate=learning_rate, decay_updates=decay_updates)
+        if directions not in ("gaussian", "coordinate"):
+            raise ValueError(f"unknown directions {directions!r}; choose 'gaussian' or 'coordinate'")
+        if clip_samples not in ("median", None):
+            raise ValueError(f"unknown clip_samples {clip_samples!r}; choose 'median' or None")
+        if count < 1 or not sigma > 0 or not (max_norm is None or max_norm > 0):
+            raise ValueError(f"count, sigma and max_norm must be positive, not {count}, {sigma} and {max_norm}")
+        self.directions, self.shared, self.count, self.sigma = directions, shared, count, sigma
+        self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
+        self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
+
+    def update(self, env: DataGenEnv) -> None:
+        """One step of RMSprop along the gradient of the last step, if that worked, and the next step."""
+        # A last step that failed left an older unroll behind, at another beta.
+        if self._worked is not None and env.outcome is not None and env.outcome.ok:
+            try:
+                gradient = self.gradient(env)
+            except RenderError as error:
+                logger.warning("update %d goes without a gradient: %s", env.update, error)
+            else:
+                if gradient.isfinite().all():
+                    self.scaled.grad = gradient
+                    if self.max_norm is not None:
+                        torch.nn.utils.clip_grad_norm_([self.scaled], self.max_norm)
+                    self._descend()
+                else:
+                    logger.warning("update %d goes without a gradient: it is not finite", env.update)
+        self._step(env)
+
+    def gradient(self, env: DataGenEnv) -> Tensor:
+        """Estimate of dL/dbeta at the last step of `env`, (d,) per fraction of range.
+
+        Raises:
+            RenderError: A displaced sample cannot be rendered.
+        """
+        weights = self._sample_weights(env)
+        black_box = torch.ones(self.space.dimension, dtype=torch.bool)
+        if self.exact:
+            for name in env.generator.smooth:
+                black_box[self.space.slice(name)] = False
+        gradient = torch.zeros(self.space.dimension, dtype=torch.float64)
+        if black_box.any():
+            delta, scale = self._directions(black_box.nonzero().squeeze(-1), env.samples_per_update)
+            slopes = weights * env.slopes(delta)
+            centre = self.scaled.detach()
+            taken = (centre + delta).clamp(0, 1) - (centre - delta).clamp(0, 1)
+            gradient += scale * (slopes[..., None] * torch.nn.functional.normalize(taken, dim=-1)).sum((0, 1))
+        if not black_box.all():
+            gradient += (weights[:, None] * env.exact_slopes()).sum(0)
+        return gradient
+
+    def _directions(self, components: Tensor, samples: int) -> tuple[Tensor, Tensor | float]:
+        """Directions (J, N, d) along some of the `components`, and what the sums of slopes are to be multiplied by."""
+        own = 1 if self.shared else samples
+        delta = torch.zeros(self.count, own, self.space.dimension, dtype=torch.float64)
+        if self.directions == "gaussian":
+            shape = (self.count, own, len(components))
+            delta[..., components] = self.sigma * torch.randn(shape, generator=self.random, dtype=torch.float64)
+            return delta.expand(-1, samples, -1), len(components) / self.count
+        if self.count > len(components):
+            raise ValueError(
+                f"count = {self.count} single-coordinate directions, but only {len(components)} components are "
+                f"differenced; choose a count of at most {len(components)}"
+            )
+        # Dealt out like cards, sample by sample: a sample's components are distinct, all get an equal share.
+        order = components[torch.randperm(len(components), generator=self.random)]
+        dealt = order[torch.arange(own * self.count) % len(order)].reshape(own, self.count).T
+        delta.scatter_(-1, dealt[..., None], self.sigma)
+        delta = delta.expand(-1, samples, -1)
+        differenced = (delta != 0).sum((0, 1))
+        return delta, samples / differenced.clamp(min=1)
+
+    def _sample_weights(self, env: DataGenEnv) -> Tensor:
+        """(N,) factors that clip each sample's |dL/dX_i| at the batch's median."""
+        gradient = env.sample_gradient()
+        norms = gradient.dot(gradient).sqrt().to("cpu", torch.float64)
+        if self.clip_samples is None:
+            return torch.ones_like(norms)
+        median = norms.median()
+        return torch.where(norms > median, median / norms, 1.0)
