@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,18 +61,21 @@ class Evolution(Optimizer):
             raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
         self.step_at = step_at
         self._started = False
-        self._nevergrad = _make(name, self.scaled, self.population, sigma, budget, seed)
+        with _numpy_state_kept():
+            self._nevergrad = _make(name, self.scaled, self.population, sigma, budget, seed)
 
     def update(self, env: DataGenEnv) -> None:
         """Ask, probe, tell, step."""
-        candidates = [self._nevergrad.ask() for _ in range(self.population)]
+        with _numpy_state_kept():
+            candidates = [self._nevergrad.ask() for _ in range(self.population)]
         members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
         if not self._started:
             members, self._started = torch.cat([self.scaled[None], members]), True
         outcomes = env.probe(self._valid(members))
         losses = torch.tensor([env.learner.max_loss if o.loss is None else o.loss for o in outcomes])
-        for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
-            self._nevergrad.tell(candidate, loss)
+        with _numpy_state_kept():
+            for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
+                self._nevergrad.tell(candidate, loss)
         worked = torch.tensor([o.ok for o in outcomes])
         if worked.any():
             self.scaled = self._choose(members[worked], losses[worked])
@@ -93,6 +98,16 @@ class Evolution(Optimizer):
         return self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
 
 
+@contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    """Undo what nevergrad does to numpy's global random state: it seeds generators from it that it never uses."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
 def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:
     """The nevergrad optimizer over [0, 1]^d."""
     # Late, because it takes a second.
@@ -113,9 +128,10 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     if isinstance(make, ng.optimizers.ParametrizedCMA):
         # A generation is an update. Nevergrad starts bounded CMA at 0.3 of the mutation's sigma, or 0.15 from d = 18.
         scale = 1 / (0.3 if len(initial) < 18 else 0.15)
-        make = type(make)(**(make.config() | {"popsize": population, "scale": scale}))
+        # Mirrored samples, pycma's choice below six, do not survive nevergrad's rounding.
+        plain = {"popsize": population, "scale": scale, "inopts": {"CMA_mirrors": 0}}
+        make = type(make)(**(make.config() | plain))
     parametrization = ng.p.Array(init=initial.numpy(), lower=0.0, upper=1.0)
-    # Before anything else: whatever has no random state yet draws one from numpy's global state.
     parametrization.random_state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     parametrization.set_mutation(sigma=sigma)
     try:

@@ -2,9 +2,11 @@
 
     python -m benchmarks.speed.unroll [--repeats 3] [--steps 32]
 
-Small hourglass, 64 px, batches of 4, SGD without momentum, one thread. Every figure is from a process of its own; the
-methods take turns, and the best repetition counts. Seconds are processor time, megabytes what the process's peak grew
-by after everything was imported and the data were made. Last, how far single precision is from double.
+Small hourglass, 64 px, batches of 4, SGD without momentum, one thread; the gradient includes a validation pass over ten
+images. Every figure is from a process of its own; the methods take turns. Seconds are processor time, the best of the
+repetitions; megabytes are what the process's peak grew by after everything was imported and the data were made. All
+methods run the same network, so that full autograd and its wrappers profit from its hand-written second derivatives.
+Last, how far single precision is from double.
 
 The last line is one flat JSON object.
 """

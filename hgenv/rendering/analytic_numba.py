@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON_CORNERS, Frame, RenderError, Scene
@@ -573,12 +574,13 @@ def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
             a = order * (a0 + a1 * x + a2 * y)
             b = order * (b0 + b1 * x + b2 * y)
             c = order * (c0 + c1 * x + c2 * y)
-            second = b > a
-            third = c > max(a, b)
-            mine = n[_WHICH, i] == slot
-            s[_NX, i] = (cx if third else (bx if second else ax)) if mine else s[_NX, i]
-            s[_NY, i] = (cy if third else (by if second else ay)) if mine else s[_NY, i]
-            s[_NZ, i] = (cz if third else (bz if second else az)) if mine else s[_NZ, i]
+            second, third, mine = b > a, c > max(a, b), n[_WHICH, i] == slot
+            old_x, old_y, old_z = s[_NX, i], s[_NY, i], s[_NZ, i]
+            px, py, pz = bx if second else ax, by if second else ay, bz if second else az
+            px, py, pz = cx if third else px, cy if third else py, cz if third else pz
+            s[_NX, i] = px if mine else old_x
+            s[_NY, i] = py if mine else old_y
+            s[_NZ, i] = pz if mine else old_z
         return
     gx = np.float32(gradient[leaf, 0, 0] + gradient[leaf, 1, 0] * x0 + gradient[leaf, 2, 0] * y0)
     gy = np.float32(gradient[leaf, 0, 1] + gradient[leaf, 1, 1] * x0 + gradient[leaf, 2, 1] * y0)
@@ -596,9 +598,12 @@ def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
         pz = gz + uz * x + vz * y + tz * t
         scale = _ONE / _sqrt(max(px * px + py * py + pz * pz, _TINY))
         mine = n[_WHICH, i] == slot
-        s[_NX, i] = (ax if cap else px * scale) if mine else s[_NX, i]
-        s[_NY, i] = (ay if cap else py * scale) if mine else s[_NY, i]
-        s[_NZ, i] = (az if cap else pz * scale) if mine else s[_NZ, i]
+        old_x, old_y, old_z = s[_NX, i], s[_NY, i], s[_NZ, i]
+        px, py, pz = px * scale, py * scale, pz * scale
+        px, py, pz = ax if cap else px, ay if cap else py, az if cap else pz
+        s[_NX, i] = px if mine else old_x
+        s[_NY, i] = py if mine else old_y
+        s[_NZ, i] = pz if mine else old_z
 
 
 @_compiled
@@ -626,17 +631,29 @@ def _extremes(s, row, inside):
     return s[_LOW, 0], s[_HIGH, 0]
 
 
+@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+def _copy(_: Any, out: Any, to: Any, s: Any, row: Any, at: Any, count: Any) -> Any:
+    """out[to : to + count] = s[row, at : at + count] without the cost of slices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target = context.make_array(signature.args[0])(context, builder, args[0])
+        source = context.make_array(signature.args[2])(context, builder, args[2])
+        offset = builder.add(builder.mul(args[3], ir.Constant(args[3].type, RAYS)), args[4])
+        cgutils.raw_memcpy(builder, builder.gep(target.data, [args[1]]), builder.gep(source.data, [offset]), args[5], 4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, s, types.intp, types.intp, types.intp), generate
+
+
 @_compiled
 def _write(s, row, out, base, size, columns, rows):
     """Copy a row of the scratch to a tile of a plane."""
-    if columns == WIDTH and rows == HEIGHT:
-        for r in range(HEIGHT):
-            for c in range(WIDTH):
-                out[base + r * size + c] = s[row, r * WIDTH + c]
+    if columns == WIDTH:
+        for r in range(rows):
+            _copy(out, base + r * size, s, row, r * WIDTH, WIDTH)
     else:
         for r in range(rows):
-            for c in range(columns):
-                out[base + r * size + c] = s[row, r * WIDTH + c]
+            _copy(out, base + r * size, s, row, r * WIDTH, columns)
 
 
 @_compiled
