@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -49,19 +48,18 @@ class _Job:
     config: DictConfig
     folder: Path
     process: subprocess.Popen[bytes] | None = None
-    log: IO[bytes] | None = None
     task: TaskID | None = None
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = (self.folder / LOG).open("wb")
         threads = str(self.config.threads)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.run", *self.overrides],
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )
+        with (self.folder / LOG).open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.run", *self.overrides],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            )
 
     def last_row(self) -> Row | None:
         """The newest whole row, while the run is at work."""
@@ -157,6 +155,13 @@ def _work(jobs: list[_Job], workers: int) -> dict[Path, str]:
     return failed
 
 
+def _python() -> str:
+    """How to call this Python from here."""
+    here = Path.cwd()
+    python = Path(sys.executable)
+    return str(python.relative_to(here) if python.is_relative_to(here) else python)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Compare from the command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -172,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
             found = report.collect([study])
             print("\n" + report.write(found, study))
             print(f"report:      {study / 'report.html'} (and report.md)")
-            print(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {study}")
+            print(f"TensorBoard: {_python()} -m tensorboard.main --logdir {study}")
     except (HydraException, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,18 +2,18 @@
 
     python -m benchmarks.screenshot runs/<study> curves.png
 
-Needs the program `chromium` (Debian: `apt-get install chromium`), or one that the environment variable CHROMIUM names.
+Needs the programs `chromium` and `chromedriver` (Debian: `apt-get install chromium chromium-driver`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import base64
+import json
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -21,9 +21,26 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_SECONDS = 60
+
+# What a user would click: the time series against "Relative" time, which here is computation time.
+RELATIVE_AXIS = """
+const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
+const find = async selector => {
+  for (let i = 0; i < 100; i++) {
+    const found = [...document.querySelectorAll(selector)];
+    if (found.length) return found;
+    await wait(100);
+  }
+  throw new Error("TensorBoard has no " + selector);
+};
+(await find("metrics-dashboard-settings-component tb-dropdown .mat-mdc-select-trigger"))[0].click();
+(await find("mat-option")).find(option => option.innerText.trim() == "Relative").click();
+await wait(500);
+(await find("button")).find(button => button.innerText.includes("Settings"))?.click();
+"""
 
 
 class ScreenshotError(RuntimeError):
@@ -31,7 +48,7 @@ class ScreenshotError(RuntimeError):
 
 
 def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple[int, int], seconds: float) -> None:
-    """Save a PNG of the scalars dashboard.
+    """Save a PNG of the time series dashboard.
 
     Args:
         folder: Logs.
@@ -39,40 +56,73 @@ def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple
         runs: Regular expression of the runs to show; `total$` shows the curves against total computation time.
         tags: Regular expression of the tags to show.
         size: Width and height of the window, pixels.
-        seconds: How long the page may load and draw, by its own clock.
+        seconds: How long the page may draw.
 
     Raises:
         ScreenshotError: There are no logs, no browser, or one of the programs failed.
     """
     if not any(folder.rglob("events.out.tfevents.*")):
         raise ScreenshotError(f"{folder}: holds no TensorBoard logs; name a study's folder, such as runs/default")
-    named = os.environ.get("CHROMIUM")
-    browser = next((path for name in ([named] if named else BROWSERS) if (path := shutil.which(name))), None)
-    if browser is None:
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    if missing:
         raise ScreenshotError(
-            f"none of {named or ', '.join(BROWSERS)} is installed; on Debian: apt-get install chromium, or let CHROMIUM "
-            "name the program"
+            f"{' and '.join(missing)} not found; on Debian: apt-get install chromium chromium-driver; elsewhere, put "
+            "programs of these names in PATH"
         )
-    picture.unlink(missing_ok=True)
-    query = {"runFilter": runs, "tagFilter": tags, "regexInput": runs, "_smoothingWeight": "0"}
-    with _tensorboard(folder) as address, tempfile.TemporaryDirectory() as profile:
-        url = f"{address}/#timeseries" + "".join(f"&{k}={urllib.parse.quote(v)}" for k, v in query.items())
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--use-gl=swiftshader",
-            "--enable-unsafe-swiftshader", f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}",
-            f"--virtual-time-budget={int(1000 * seconds)}", f"--screenshot={picture.resolve()}", url,
-        ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS + 10 * seconds)
-    if not picture.is_file():
-        raise ScreenshotError(f"{browser} made no picture: {result.stderr.strip()[-1000:]}")
+    query = urllib.parse.urlencode({"runFilter": runs, "tagFilter": tags, "smoothing": 0})
+    with _tensorboard(folder) as address, _browser(size) as session:
+        _ask(f"{session}/url", {"url": f"{address}/?{query}#timeseries"})
+        script = (
+            f"const done = arguments[0]; (async () => {{{RELATIVE_AXIS}}})().then(() => done(''), e => done('' + e));"
+        )
+        trouble = _ask(f"{session}/execute/async", {"script": script, "args": []})
+        if trouble:
+            raise ScreenshotError(f"the page is not as expected, so there is no picture: {trouble}")
+        time.sleep(seconds)
+        picture.write_bytes(base64.b64decode(_ask(f"{session}/screenshot")))
+
+
+@contextmanager
+def _browser(size: tuple[int, int]) -> Iterator[str]:
+    """A headless Chromium; gives the address of its WebDriver session (W3C WebDriver)."""
+    port = _free_port()
+    driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/status", driver)
+        options = {"args": ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size[0]},{size[1]}"]}
+        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+        name = _ask(f"http://127.0.0.1:{port}/session", wanted)["sessionId"]
+        session = f"http://127.0.0.1:{port}/session/{name}"
+        try:
+            yield session
+        finally:
+            _ask(session, method="DELETE")
+    finally:
+        driver.terminate()
+        driver.wait()
+
+
+def _ask(address: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    """The value that a WebDriver command answers."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=2 * START_SECONDS) as reply:
+            return json.load(reply)["value"]
+    except urllib.error.HTTPError as error:
+        raise ScreenshotError(f"the browser refused {address}: {error.read().decode(errors='replace')[:500]}") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
 def _tensorboard(folder: Path) -> Iterator[str]:
     """A TensorBoard on a free port of this machine; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]
     server = subprocess.Popen(
@@ -87,7 +137,7 @@ def _tensorboard(folder: Path) -> Iterator[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until TensorBoard has read its logs."""
+    """Wait until a server has something to say; TensorBoard, once it has read its logs."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -97,7 +147,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             pass
         time.sleep(0.5)
-    raise ScreenshotError(f"TensorBoard did not answer at {url} within {START_SECONDS} seconds")
+    raise ScreenshotError(f"nothing answered at {url} within {START_SECONDS} seconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", default="total$", help="regular expression of the runs to show")
     parser.add_argument("--tags", default="mean_degrees|distance|loss", help="regular expression of the tags to show")
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 1000), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--seconds", type=float, default=30, help="how long the page may load and draw")
+    parser.add_argument("--seconds", type=float, default=5, help="how long the page may draw")
     options = parser.parse_args(arguments)
     try:
         screenshot(
@@ -116,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.picture,
             runs=options.runs,
             tags=options.tags,
-            size=tuple(options.size),
+            size=(options.size[0], options.size[1]),
             seconds=options.seconds,
         )
     except ScreenshotError as error:

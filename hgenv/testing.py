@@ -190,10 +190,10 @@ class GeneratorConformance:
     Attributes:
         samples: How many samples a check draws.
         difference: Half the distance of the central differences that check `smooth`, as a fraction of range.
-        tolerance: How far they may be from the exact derivatives, as a fraction of the largest.
+        tolerance: How far they may be from the exact derivatives, as a fraction of their size (medians over samples).
     """
 
-    samples = 6
+    samples = 7
     difference = 1e-3
     tolerance = 2e-2
 
@@ -273,7 +273,10 @@ class GeneratorConformance:
             assert _same_batch(first, generator(betas, seeds)), "samples depend on global random state; use the seeds"
 
     def test_smooth_blocks(self) -> None:
-        """In `smooth` blocks the derivative by autograd agrees with central differences."""
+        """In `smooth` blocks the derivative by autograd agrees with central differences for most samples.
+
+        Not for all: a sample may happen to stand at a kink, or at the edge of a shadow.
+        """
         generator = self.make()
         space = generator.space
         if not generator.smooth:
@@ -290,19 +293,16 @@ class GeneratorConformance:
         variable = scaled.clone().requires_grad_()
         (exact,) = torch.autograd.grad(value(variable).sum(), variable)
         for name in generator.smooth:
-            where = range(*space.slice(name).indices(space.dimension))
-            differences = []
-            for component in where:
+            for component in range(*space.slice(name).indices(space.dimension)):
                 step = torch.zeros_like(scaled)
                 step[:, component] = self.difference
                 with torch.no_grad():
-                    differences.append((value(scaled + step) - value(scaled - step)) / (2 * self.difference))
-            expected, found = torch.stack(differences, -1), exact[:, where.start : where.stop]
-            error, size = float((found - expected).abs().max()), float(expected.abs().max())
-            assert error <= self.tolerance * size, (
-                f"block {name!r}: autograd and central differences are {error:.3g} apart, the largest being "
-                f"{size:.3g}; take the block out of `smooth`, or repair its derivative"
-            )
+                    expected = (value(scaled + step) - value(scaled - step)) / (2 * self.difference)
+                error, size = float((exact[:, component] - expected).abs().median()), float(expected.abs().median())
+                assert error <= self.tolerance * size, (
+                    f"component {component} (block {name!r}): autograd and central differences are {error:.3g} apart, "
+                    f"their size being {size:.3g}; take the block out of `smooth`, or repair its derivative"
+                )
 
     def _inputs(self, space: DecisionSpace) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(4)
@@ -427,14 +427,15 @@ class EnvironmentConformance:
         _assert_cost("scoring", score, {})
 
     def test_metrics_are_numbers(self) -> None:
-        """Test and validation metrics are finite floats under the same names, and deterministic."""
+        """Test and validation metrics are finite floats, and scoring twice gives the same."""
         env = self._reset()
         env.step(env.space.project(env.space.initial))
-        test = env.test_metrics()
-        assert test, "there are no metrics"
-        assert test.keys() == env.validation_metrics().keys(), "test and validation metrics have different names"
-        assert all(isinstance(v, float) and np.isfinite(v) for v in test.values()), f"not finite floats: {test}"
-        assert test == env.test_metrics(), "scoring twice gives different figures"
+        for score in (env.test_metrics, env.validation_metrics):
+            metrics = score()
+            assert metrics, "there are no metrics"
+            wrong = {k: v for k, v in metrics.items() if not isinstance(v, float) or not np.isfinite(v)}
+            assert not wrong, f"these metrics are not finite floats: {wrong}"
+            assert metrics == score(), "scoring twice gives different figures"
 
     def test_sample_gradient(self) -> None:
         """The sample gradient agrees with central differences of L when the generated samples are moved."""

@@ -14,7 +14,7 @@ from hgenv.env import DataGenEnv
 
 
 class Optimizer(ABC):
-    """Decides beta. One `update` spends on the environment what it needs and ends in exactly one `env.step`.
+    """Decides beta. An update improves beta, at the environment's expense, and ends in exactly one `env.step`.
 
     All start at the space's initial vector, draw from a generator of their own, and work on beta in scaled units,
     fractions of each component's range.
@@ -22,20 +22,29 @@ class Optimizer(ABC):
     Args:
         space: The decision space.
         seed: Decides everything that the optimizer draws.
+        every: Updates from one improvement to the next; those between only step, so that training keeps up.
 
     Attributes:
         scaled: (d,) float64, the current beta in scaled units.
         random: The optimizer's own source of randomness.
     """
 
-    def __init__(self, space: DecisionSpace, *, seed: int) -> None:
-        self.space = space
+    def __init__(self, space: DecisionSpace, *, seed: int, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1 update, not {every}")
+        self.space, self.every = space, every
         self.random = torch.Generator().manual_seed(seed)
         self.scaled = self._project(space.scale(space.initial))
 
-    @abstractmethod
     def update(self, env: DataGenEnv) -> None:
-        """Improve beta and end in one `env.step`. What came of the step is in `env.outcome`."""
+        """Improve beta if it is time, and step. What came of the step is in `env.outcome`."""
+        if env.update % self.every == 0:
+            self.improve(env)
+        self._step(env)
+
+    @abstractmethod
+    def improve(self, env: DataGenEnv) -> None:
+        """Move `scaled`, asking the environment whatever that takes, short of a step."""
 
     @property
     def recommendation(self) -> Tensor:
@@ -60,6 +69,9 @@ class Optimizer(ABC):
         self.scaled.data = state["scaled"].clone()
         self.random.set_state(state["random"])
 
+    def _step(self, env: DataGenEnv) -> None:
+        env.step(self.recommendation)
+
     def _valid(self, scaled: Tensor) -> Tensor:
         """The nearest valid betas in their own units, (..., d)."""
         return self.space.project(self.space.unscale(scaled))
@@ -77,6 +89,7 @@ class GradientOptimizer(Optimizer):
     Args:
         space: The decision space.
         seed: Decides everything that the optimizer draws.
+        every: Updates from one descent to the next.
         learning_rate: Of the first descent.
         decay_updates: The learning rate of descent t is learning_rate / sqrt(1 + t / decay_updates); inf keeps it.
     """
@@ -84,8 +97,10 @@ class GradientOptimizer(Optimizer):
     scaled: torch.nn.Parameter
     rule: torch.optim.Optimizer
 
-    def __init__(self, space: DecisionSpace, *, seed: int, learning_rate: float, decay_updates: float) -> None:
-        super().__init__(space, seed=seed)
+    def __init__(
+        self, space: DecisionSpace, *, seed: int, every: int, learning_rate: float, decay_updates: float
+    ) -> None:
+        super().__init__(space, seed=seed, every=every)
         if not learning_rate > 0 or not decay_updates > 0:
             raise ValueError(
                 f"learning_rate and decay_updates must be positive, not {learning_rate} and {decay_updates}"
@@ -115,7 +130,7 @@ class GradientOptimizer(Optimizer):
         self._descents += 1
 
     def _step(self, env: DataGenEnv) -> None:
-        env.step(self.recommendation)
+        super()._step(env)
         assert env.outcome is not None
         if env.outcome.ok:
             self._worked = self.scaled.detach().clone()

@@ -31,6 +31,7 @@ class BasicRandomSearch(GradientOptimizer):
     Args:
         space: The decision space.
         seed: Decides the directions.
+        every: Updates from one gradient to the next; those between only step.
         pairs: J, pairs of probes an update.
         sigma: Standard deviation of the probes, as a fraction of each component's range.
         rule: "sgd" as in the paper, or "rmsprop", as for the hybrid gradient.
@@ -48,6 +49,7 @@ class BasicRandomSearch(GradientOptimizer):
         space: DecisionSpace,
         *,
         seed: int,
+        every: int = 1,
         pairs: int = 2,
         sigma: float = 0.1,
         rule: str = "rmsprop",
@@ -58,7 +60,7 @@ class BasicRandomSearch(GradientOptimizer):
         momentum: float = 0.0,
         decay_updates: float = math.inf,
     ) -> None:
-        super().__init__(space, seed=seed, learning_rate=learning_rate, decay_updates=decay_updates)
+        super().__init__(space, seed=seed, every=every, learning_rate=learning_rate, decay_updates=decay_updates)
         if pairs < 1 or not sigma > 0:
             raise ValueError(f"pairs and sigma must be positive, not {pairs} and {sigma}")
         self.pairs, self.sigma, self.normalize = pairs, sigma, normalize
@@ -69,13 +71,12 @@ class BasicRandomSearch(GradientOptimizer):
         else:
             raise ValueError(f"unknown rule {rule!r}; choose 'sgd' or 'rmsprop'")
 
-    def update(self, env: DataGenEnv) -> None:
-        """Probe, descend, step."""
+    def improve(self, env: DataGenEnv) -> None:
+        """Probe and descend."""
         gradient = self.gradient(env)
         if gradient is not None:
             self.scaled.grad = gradient
             self._descend()
-        self._step(env)
 
     def gradient(self, env: DataGenEnv) -> Tensor | None:
         """Estimate of dL/dbeta of the coming step, (d,) per fraction of range; None if every pair failed."""

@@ -34,10 +34,11 @@ class Evolution(Optimizer):
     Args:
         space: The decision space.
         seed: Decides what nevergrad draws.
+        every: Updates from one generation to the next; those between only step.
         name: In `nevergrad.optimizers.registry`.
         population: Candidates an update; None for CMA-ES's 4 + 3 ln d, rounded down.
-        sigma: Initial standard deviation, as a fraction of each component's range: for CMA-ES exactly, for other
-            methods that of nevergrad's unit mutation.
+        sigma: Initial standard deviation, as a fraction of each component's range: exactly so for CMA-ES
+            without a budget; for other methods that of nevergrad's unit mutation.
         step_at: "best" steps at the best member of the generation; "mean" at the mean of its better half.
         budget: Evaluations that nevergrad plans for. Plain methods go without; portfolios that choose by it need one.
     """
@@ -47,13 +48,14 @@ class Evolution(Optimizer):
         space: DecisionSpace,
         *,
         seed: int,
+        every: int = 1,
         name: str = "CMA",
         population: int | None = None,
         sigma: float = 0.1,
         step_at: str = "best",
         budget: int | None = None,
     ) -> None:
-        super().__init__(space, seed=seed)
+        super().__init__(space, seed=seed, every=every)
         if step_at not in ("best", "mean"):
             raise ValueError(f"unknown step_at {step_at!r}; choose 'best' or 'mean'")
         self.population = 4 + int(3 * math.log(space.dimension)) if population is None else population
@@ -64,8 +66,8 @@ class Evolution(Optimizer):
         with _numpy_state_kept():
             self._nevergrad = _make(name, self.scaled, self.population, sigma, budget, seed)
 
-    def update(self, env: DataGenEnv) -> None:
-        """Ask, probe, tell, step."""
+    def improve(self, env: DataGenEnv) -> None:
+        """Ask, probe, tell."""
         with _numpy_state_kept():
             candidates = [self._nevergrad.ask() for _ in range(self.population)]
         members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
@@ -79,7 +81,6 @@ class Evolution(Optimizer):
         worked = torch.tensor([o.ok for o in outcomes])
         if worked.any():
             self.scaled = self._choose(members[worked], losses[worked])
-        env.step(self.recommendation)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
@@ -110,7 +111,8 @@ def _numpy_state_kept() -> Iterator[None]:
 
 def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:
     """The nevergrad optimizer over [0, 1]^d."""
-    # Late, because it takes a second.
+    # Late, because they take a second; both here, because nevergrad would import cma in the middle of an update.
+    import cma  # type: ignore[import-untyped] # noqa: F401
     import nevergrad as ng
 
     if name.startswith("NGOpt"):

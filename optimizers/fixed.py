@@ -15,6 +15,5 @@ class Fixed(Optimizer):
         seed: Unused, as nothing is drawn.
     """
 
-    def update(self, env: DataGenEnv) -> None:
-        """Step at the initial beta."""
-        env.step(self.recommendation)
+    def improve(self, env: DataGenEnv) -> None:
+        """Leave beta where it is."""

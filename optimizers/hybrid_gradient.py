@@ -41,13 +41,14 @@ class HybridGradient(GradientOptimizer):
     that took place replaces 2 delta. Then, appendix A.2, beta <- project(beta - RMSprop(gradient)), and the
     environment steps.
 
-    The first update only steps. After a failed step there is no gradient: beta goes back half way towards the last
-    one that worked. If a displaced sample cannot be rendered, or the gradient is not finite, beta stays; the log says
-    so.
+    The first update has no step behind it and only steps. After a failed step there is no gradient: beta goes back half
+    way towards the last one that worked. If a displaced sample cannot be rendered, or the gradient is not finite, beta
+    stays; the log says so.
 
     Args:
         space: The decision space.
         seed: Decides the directions.
+        every: Updates from one gradient to the next; those between only step.
         directions: "gaussian", N(0, sigma^2 I) as in the paper; or "coordinate", sigma along single components, dealt
             out so that all components get as equal a number of samples as possible.
         shared: Whether all samples of an update are displaced along the same directions; else each along its own.
@@ -68,6 +69,7 @@ class HybridGradient(GradientOptimizer):
         space: DecisionSpace,
         *,
         seed: int,
+        every: int = 1,
         directions: str = "coordinate",
         shared: bool = False,
         count: int = 4,
@@ -81,7 +83,7 @@ class HybridGradient(GradientOptimizer):
         momentum: float = 0.0,
         decay_updates: float = math.inf,
     ) -> None:
-        super().__init__(space, seed=seed, learning_rate=learning_rate, decay_updates=decay_updates)
+        super().__init__(space, seed=seed, every=every, learning_rate=learning_rate, decay_updates=decay_updates)
         if directions not in ("gaussian", "coordinate"):
             raise ValueError(f"unknown directions {directions!r}; choose 'gaussian' or 'coordinate'")
         if clip_samples not in ("median", None):
@@ -92,8 +94,8 @@ class HybridGradient(GradientOptimizer):
         self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
 
-    def update(self, env: DataGenEnv) -> None:
-        """One step of RMSprop along the gradient of the last step, if that worked, and the next step."""
+    def improve(self, env: DataGenEnv) -> None:
+        """One step of RMSprop along the gradient of the environment's last step, if that worked."""
         # A last step that failed left an older unroll behind, at another beta.
         if self._worked is not None and env.outcome is not None and env.outcome.ok:
             try:
@@ -108,7 +110,6 @@ class HybridGradient(GradientOptimizer):
                     self._descend()
                 else:
                     logger.warning("update %d goes without a gradient: it is not finite", env.update)
-        self._step(env)
 
     def gradient(self, env: DataGenEnv) -> Tensor:
         """Estimate of dL/dbeta at the last step of `env`, (d,) per fraction of range.

@@ -21,17 +21,18 @@ class RandomSearch(Optimizer):
     Args:
         space: The decision space.
         seed: Decides the candidates.
+        every: Updates from one search to the next; those between only step.
         candidates: New ones an update.
     """
 
-    def __init__(self, space: DecisionSpace, *, seed: int, candidates: int = 4) -> None:
-        super().__init__(space, seed=seed)
+    def __init__(self, space: DecisionSpace, *, seed: int, every: int = 1, candidates: int = 4) -> None:
+        super().__init__(space, seed=seed, every=every)
         if candidates < 1:
             raise ValueError(f"candidates must be positive, not {candidates}")
         self.candidates = candidates
 
-    def update(self, env: DataGenEnv) -> None:
-        """Probe the incumbent and its challengers, step at the best."""
+    def improve(self, env: DataGenEnv) -> None:
+        """Probe the incumbent and its challengers, keep the best."""
         shape = (self.candidates, self.space.dimension)
         drawn = self._project(torch.rand(shape, generator=self.random, dtype=torch.float64))
         members = torch.cat([self.scaled[None], drawn])
@@ -39,4 +40,3 @@ class RandomSearch(Optimizer):
         losses = torch.tensor([float("inf") if o.loss is None else o.loss for o in outcomes])
         # argmin takes the first of equals: the incumbent, should all have failed.
         self.scaled = members[losses.argmin()]
-        env.step(self.recommendation)

@@ -1,18 +1,21 @@
 """The analytic renderer on a CPU, compiled: the same surfaces, shadows and light model as `analytic`, tile by tile.
 
-Rays are parallel: all look along one direction d, those of the camera down -z, those of the shadows toward the light.
-In coordinates (u, v, t) with t along d, every leaf is a closed form of (u, v): a face is met at t affine in (u, v), and
-a sphere or a cone's side at an affine t plus or minus the root of a quadratic. So a leaf is some thirty coefficients per
-direction, worked out once per object in double precision and moved to the middle of each tile, where single precision
-loses nothing; rays then cost a few vector instructions per leaf.
+Rays are parallel: those of the camera look down -z, those of the shadows toward the light. In coordinates (u, v, t)
+with t along the rays, every leaf is a closed form of (u, v): a face is met at t affine in (u, v), a sphere or a cone's
+side at an affine t plus or minus the root of a quadratic. So a leaf is some thirty coefficients per direction, worked
+out once per object in double precision and moved to the middle of each tile, where single precision loses nothing; a
+ray then costs a few vector instructions per leaf.
 
-Per tile, only leaves whose rectangle on the screen touches it are looked at, and among these only leaves that can decide:
-what is subtracted from nothing disappears, and entering a leaf makes the tree solid no matter what a sibling of a union
-says. The state of the tree behind an event is one bit per leaf slot, folded in halves, one level of the tree at a time.
+Per tile, only leaves whose rectangle on the screen touches it are looked at, and of these only those that can decide:
+what is subtracted from nothing disappears, and entering a leaf makes a union solid whatever its sibling says. The state
+of the tree behind an event is one bit per leaf slot, folded in halves, a level of the tree at a time.
 
-All loops over rays are plain elementwise arithmetic without reassociation or contraction: bits depend neither on how the
-compiler vectorizes nor on batch or threads.
+All loops over rays are branch-free elementwise arithmetic, neither reassociated nor contracted: the bits depend neither
+on how the compiler vectorizes nor on batch or threads.
 """
+
+# What numba compiles is typed by numba.
+# mypy: allow-untyped-defs, no-check-untyped-defs
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -39,19 +41,28 @@ WIDTH, HEIGHT = 8, 8
 RAYS = WIDTH * HEIGHT
 CHUNK = 16  # objects that a thread takes at a time
 
-# Rows of the single-precision scratch, each of RAYS numbers.
-_DX, _DY, _T, _NX, _NY, _NZ, _SHADE, _U, _V, _W, _LIT, _WAVES, _LOW, _HIGH, _ENTER = range(15)
-_LEAVE = _ENTER + LARGEST
-_ROWS = _LEAVE + LARGEST
-# Rows of the integer scratch.
-_WHICH, _BITS, _BLOCKER = range(3)
+# Plain integers as arguments would have every function compiled once per value.
+_integers = np.arange(64)
 
-# Coefficients of a leaf seen along a direction: (1, u, v) of t at three faces where rays enter and three where they
+# Rows of the single-precision scratch, each of RAYS numbers.
+_DX, _DY, _T, _NX, _NY, _NZ, _SHADE, _U, _V, _W, _LIT, _WAVES, _ENTER = _integers[:13]
+_LEAVE = _ENTER + LARGEST
+_ROWS = int(_LEAVE) + LARGEST
+# Rows of the integer scratch.
+_WHICH, _BITS, _BLOCKER = _integers[:3]
+
+# The two directions of rays.
+_CAMERA, _LIGHT = _integers[:2]
+# Coefficients of a leaf seen along one of them: (1, u, v) of t at three faces where rays enter and three where they
 # leave; then of a quadric's middle (or b), (1, u, v), and of the square of its half length (or discriminant) and of c,
 # (1, u, v, u^2, u v, v^2); then a, and the rate at which a cone's radius grows.
-_FACES_IN, _FACES_OUT, _MIDDLE, _SQUARE, _CONSTANT, _A, _RATE, _FORM = 0, 9, 18, 21, 27, 33, 34, 35
+_FACES_IN, _FACES_OUT, _MIDDLE, _SQUARE, _CONSTANT, _A, _RATE = _integers[[0, 9, 18, 21, 27, 33, 34]]
+_FORM = 35
 # How they are used.
-_ROUND, _FLAT, _SIDE, _STEEP = range(4)
+_ROUND, _FLAT, _SIDE, _STEEP = _integers[:4]
+
+# Rows of a tree's record, see `_read_tree`.
+_ADDS, _RELEVANT, _ASSUMED, _UNIONS, _MINUSES, _LEFTS, _RIGHTS, _COUNTS = range(8)
 
 _ZERO, _ONE, _TWO, _HALF, _QUARTER = (np.float32(x) for x in (0, 1, 2, 0.5, 0.25))
 _INFINITY = np.float32(math.inf)
@@ -68,13 +79,15 @@ _CORNERS = np.array(TETRAHEDRON_CORNERS)
 _OFFSET = np.float32(SHADOW_OFFSET)
 
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
+# Minima and maxima do not depend on the order; without these two flags they are not vectorized.
+_compiled_extremum = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -> Frame:
     """Render all objects of a scene on the CPU.
 
     Args:
-        scene: B objects of at most 32 leaf slots, float32, on the CPU.
+        scene: B objects of at most 32 leaf slots, float32, on the CPU, without gradients.
         size: S, pixels along an edge.
         shadows: Whether the object casts shadows on itself.
         threads: At most so many threads; by default as many as torch uses. The bits do not depend on it.
@@ -89,12 +102,12 @@ def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -
     if leaves > LARGEST:
         raise RenderError(f"the compiled renderer takes trees of at most {LARGEST} leaf slots, not {leaves}")
     batch = len(scene)
-    image = torch.empty(batch, 1, size, size)
-    normal = torch.empty(batch, 3, size, size)
-    depth = torch.empty(batch, 1, size, size)
-    mask = torch.empty(batch, 1, size, size)
+    image = torch.empty(batch, 1, size, size, dtype=torch.float32)
+    normal = torch.empty(batch, 3, size, size, dtype=torch.float32)
+    depth = torch.empty(batch, 1, size, size, dtype=torch.float32)
+    mask = torch.empty(batch, 1, size, size, dtype=torch.float32)
     inputs = [
-        np.ascontiguousarray(x.detach().numpy())
+        np.ascontiguousarray(x.numpy())
         for x in (
             scene.kind, scene.size, scene.linear, scene.offset, scene.operator, scene.light, scene.ambient, scene.wave,
             scene.phase, scene.texture, scene.exposure, scene.contrast,
@@ -118,29 +131,39 @@ def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -
 # --- Elementary functions of single precision that the compiler can vectorize -----------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+@intrinsic
 def _bits_of(_: Any, x: Any) -> Any:
-    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
+    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.int32))
 
     return types.int32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+@intrinsic
 def _from_bits(_: Any, x: Any) -> Any:
-    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
+    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+@intrinsic
 def _sqrt(_: Any, x: Any) -> Any:
-    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
+    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        function = builder.module.declare_intrinsic("llvm.sqrt", [context.get_value_type(types.float32)])
         return builder.call(function, args)
 
     return types.float32(types.float32), generate
+
+
+@intrinsic
+def _where(_: Any, condition: Any, x: Any, y: Any) -> Any:
+    """X where the condition holds, else y: both are evaluated, so that loops stay free of branches."""
+
+    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return x(types.boolean, x, x), generate
 
 
 @_compiled
@@ -195,204 +218,239 @@ def _cos_turns(x):
 
 
 @_compiled
-def _dot(a, b, sign):
-    return a[0] * b[0] + a[1] * b[1] + sign * a[2] * b[2]
+def _dot(p, i, j, sign):
+    """Product of rows i and j of p with the metric (1, 1, sign)."""
+    return p[i, 0] * p[j, 0] + p[i, 1] * p[j, 1] + sign * p[i, 2] * p[j, 2]
 
 
 @_compiled
-def _quadratic(out, o, u, v, sign, factor):
-    """Coefficients of factor * <o + p u + q v, same>, with the metric (1, 1, sign)."""
-    out[0] = factor * _dot(o, o, sign)
-    out[1] = factor * 2 * _dot(o, u, sign)
-    out[2] = factor * 2 * _dot(o, v, sign)
-    out[3] = factor * _dot(u, u, sign)
-    out[4] = factor * 2 * _dot(u, v, sign)
-    out[5] = factor * _dot(v, v, sign)
+def _quadratic(form, view, leaf, at, p, sign, factor):
+    """Coefficients of factor * <x, x>, x = p[0] + u p[1] + v p[2]."""
+    form[view, leaf, at] = factor * _dot(p, 0, 0, sign)
+    form[view, leaf, at + 1] = factor * 2 * _dot(p, 0, 1, sign)
+    form[view, leaf, at + 2] = factor * 2 * _dot(p, 0, 2, sign)
+    form[view, leaf, at + 3] = factor * _dot(p, 1, 1, sign)
+    form[view, leaf, at + 4] = factor * 2 * _dot(p, 1, 2, sign)
+    form[view, leaf, at + 5] = factor * _dot(p, 2, 2, sign)
 
 
 @_compiled
-def _add_face(form, counts, normals, nx, ny, nz, height, local, inverse):
-    """The face n . p <= height of a leaf, in its own coordinates; `local` holds its rays' origin, u, v and d."""
-    rate = nx * local[3, 0] + ny * local[3, 1] + nz * local[3, 2]
-    if abs(rate) < 1e-12:
-        rate = 1e-12
+def _invert(matrices, row, leaf, inverse):
+    """Inverse of a leaf's linear part, by cofactors, in double precision."""
+    determinant = 0.0
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        for a in range(3):
+            b, c = (a + 1) % 3, (a + 2) % 3
+            first = np.float64(matrices[row, leaf, j, b]) * np.float64(matrices[row, leaf, k, c])
+            second = np.float64(matrices[row, leaf, j, c]) * np.float64(matrices[row, leaf, k, b])
+            inverse[a, i] = first - second
+        determinant += matrices[row, leaf, i, 0] * inverse[0, i]
+    for a in range(3):
+        for i in range(3):
+            inverse[a, i] /= determinant
+
+
+@_compiled
+def _nonzero(rate):
+    """Rays parallel to a face meet it very far away."""
+    return 1e-12 if abs(rate) < 1e-12 else rate
+
+
+@_compiled
+def _add_face(form, view, leaf, counts, faces, nx, ny, nz, height, rate, p, inverse):
+    """The face n . x <= height of a leaf, in its own coordinates; p holds its rays' origin, u, v and direction d.
+
+    `rate` is n . d, kept from zero.
+    """
     leaves = 1 if rate > 0 else 0
     at = counts[leaves]
     counts[leaves] += 1
     for i in range(3):
-        along = nx * local[i, 0] + ny * local[i, 1] + nz * local[i, 2]
-        form[9 * leaves + 3 * at + i] = ((height if i == 0 else 0.0) - along) / rate
+        along = nx * p[i, 0] + ny * p[i, 1] + nz * p[i, 2]
+        form[view, leaf, 9 * leaves + 3 * at + i] = ((height if i == 0 else 0.0) - along) / rate
     x = nx * inverse[0, 0] + ny * inverse[1, 0] + nz * inverse[2, 0]
     y = nx * inverse[0, 1] + ny * inverse[1, 1] + nz * inverse[2, 1]
     z = nx * inverse[0, 2] + ny * inverse[1, 2] + nz * inverse[2, 2]
     length = math.sqrt(x * x + y * y + z * z)
-    normals[leaves, at, 0] = x / length
-    normals[leaves, at, 1] = y / length
-    normals[leaves, at, 2] = z / length
+    faces[view, leaf, leaves, at, 0] = x / length
+    faces[view, leaf, leaves, at, 1] = y / length
+    faces[view, leaf, leaves, at, 2] = z / length
 
 
 @_compiled
-def _leaf_form(kind, size, inverse, offset, basis, form, normals, gradient, local, counts):
+def _add_leaf(kind, sizes, offsets, row, leaf, view, inverse, basis, form, faces, gradient, p, counts):
     """Fill in a leaf's coefficients for rays u basis[0] + v basis[1] + t basis[2], and the normals of its surfaces.
 
-    `normals` (2, 3, 3): of the faces where rays enter and leave; `gradient` (4, 3): of a quadric, at 1, u, v, t.
+    `faces` (2 views, leaves, 2, 3, 3): of the faces where rays enter and leave; `gradient` (2 views, leaves, 4, 3): of
+    a quadric, at 1, u, v, t. `p` (4, 3) and `counts` (2) are scratch.
     """
     for a in range(3):
-        local[0, a] = -(inverse[a, 0] * offset[0] + inverse[a, 1] * offset[1] + inverse[a, 2] * offset[2])
+        p[0, a] = 0.0
         for i in range(3):
-            local[i + 1, a] = inverse[a, 0] * basis[i, 0] + inverse[a, 1] * basis[i, 1] + inverse[a, 2] * basis[i, 2]
-    counts[:] = 0
-    mode = _FLAT
+            p[0, a] -= inverse[a, i] * offsets[row, leaf, i]
+            p[i + 1, a] = (
+                inverse[a, 0] * basis[view, i, 0]
+                + inverse[a, 1] * basis[view, i, 1]
+                + inverse[a, 2] * basis[view, i, 2]
+            )
+    size0, size1, size2 = (
+        np.float64(sizes[row, leaf, 0]), np.float64(sizes[row, leaf, 1]), np.float64(sizes[row, leaf, 2])
+    )  # fmt: skip
+    counts[0] = counts[1] = 0
     if kind == CUBE:
         for axis in range(3):
+            rate = _nonzero(p[3, axis])
             for sign in (-1.0, 1.0):
-                nx, ny, nz = sign * (axis == 0), sign * (axis == 1), sign * (axis == 2)
-                _add_face(form, counts, normals, nx, ny, nz, float(size[0]), local, inverse)
+                x, y, z = sign * (axis == 0), sign * (axis == 1), sign * (axis == 2)
+                _add_face(form, view, leaf, counts, faces, x, y, z, size0, sign * rate, p, inverse)
     elif kind == CONE:
+        rate = _nonzero(p[3, 2])
         for sign in (-1.0, 1.0):
-            _add_face(form, counts, normals, 0.0, 0.0, sign, float(size[2]), local, inverse)
+            _add_face(form, view, leaf, counts, faces, 0.0, 0.0, sign, size2, sign * rate, p, inverse)
     elif kind != SPHERE:
         for c in range(4):
-            nx, ny, nz = -_CORNERS[c, 0], -_CORNERS[c, 1], -_CORNERS[c, 2]
-            _add_face(form, counts, normals, nx, ny, nz, size[0] / (2 * math.sqrt(2)), local, inverse)
+            x, y, z = -_CORNERS[c, 0], -_CORNERS[c, 1], -_CORNERS[c, 2]
+            rate = _nonzero(x * p[3, 0] + y * p[3, 1] + z * p[3, 2])
+            _add_face(form, view, leaf, counts, faces, x, y, z, size0 / (2 * math.sqrt(2)), rate, p, inverse)
     if kind != SPHERE and kind != CONE:
         for leaves in range(2):  # three each: repeat the first
             for at in range(counts[leaves], 3):
-                form[9 * leaves + 3 * at : 9 * leaves + 3 * at + 3] = form[9 * leaves : 9 * leaves + 3]
-                normals[leaves, at] = normals[leaves, 0]
-        return mode
+                for i in range(3):
+                    form[view, leaf, 9 * leaves + 3 * at + i] = form[view, leaf, 9 * leaves + i]
+                    faces[view, leaf, leaves, at, i] = faces[view, leaf, leaves, 0, i]
+        return _FLAT
 
-    # A sphere is |p|^2 <= r^2. A cone's side is the same with (x, y, radius at z), the metric (1, 1, -1) and zero.
-    sign, square, slope = 1.0, float(size[0]) ** 2, 0.0
+    # A sphere is |x|^2 <= r^2. A cone's side is the same with (x, y, radius at z), the metric (1, 1, -1) and zero.
+    sign, square, last = 1.0, size0 * size0, 1.0
     if kind == CONE:
-        slope = (float(size[1]) - size[0]) / (2 * size[2])
-        sign, square = -1.0, 0.0
+        slope = (size1 - size0) / (2 * size2)
+        sign, square, last = -1.0, 0.0, -slope
         for i in range(4):
-            local[i, 2] *= slope
-        local[0, 2] += (float(size[0]) + size[1]) / 2
-    last = 1.0 if kind == SPHERE else -slope
+            p[i, 2] *= slope
+        p[0, 2] += (size0 + size1) / 2
     for i in range(4):
         for axis in range(3):
-            gradient[i, axis] = (
-                local[i, 0] * inverse[0, axis] + local[i, 1] * inverse[1, axis] + last * local[i, 2] * inverse[2, axis]
+            gradient[view, leaf, i, axis] = (
+                p[i, 0] * inverse[0, axis] + p[i, 1] * inverse[1, axis] + last * p[i, 2] * inverse[2, axis]
             )
-    o, u, v, d = local[0], local[1], local[2], local[3]
-    a = _dot(d, d, sign)
-    b = (_dot(o, d, sign), _dot(u, d, sign), _dot(v, d, sign))
-    if a > 0.1 * _dot(d, d, 1.0):
-        mode = _ROUND if kind == SPHERE else _SIDE
-        for i in range(3):
-            form[_MIDDLE + i] = -b[i] / a
-            for axis in range(3):  # what is left perpendicular to d
-                local[i, axis] -= b[i] / a * d[axis]
-        _quadratic(form[_SQUARE : _SQUARE + 6], o, u, v, sign, -1 / a)
-        form[_SQUARE] += square / a
-        return mode
+    a = _dot(p, 3, 3, sign)
+    b0, b1, b2 = _dot(p, 0, 3, sign), _dot(p, 1, 3, sign), _dot(p, 2, 3, sign)
+    if a > 0.1 * _dot(p, 3, 3, 1.0):
+        form[view, leaf, _MIDDLE] = -b0 / a
+        form[view, leaf, _MIDDLE + 1] = -b1 / a
+        form[view, leaf, _MIDDLE + 2] = -b2 / a
+        for i in range(3):  # what is left perpendicular to the rays
+            along = form[view, leaf, _MIDDLE + i]
+            for axis in range(3):
+                p[i, axis] += along * p[3, axis]
+        _quadratic(form, view, leaf, _SQUARE, p, sign, -1 / a)
+        form[view, leaf, _SQUARE] += square / a
+        return _ROUND if kind == SPHERE else _SIDE
     if abs(a) < 1e-9:
         a = 1e-9
-    form[_A], form[_RATE] = a, d[2]
-    _quadratic(form[_CONSTANT : _CONSTANT + 6], o, u, v, sign, 1.0)
-    for i in range(3):
-        form[_MIDDLE + i] = b[i]
-    form[_SQUARE] = b[0] * b[0] - a * form[_CONSTANT]
-    form[_SQUARE + 1] = 2 * b[0] * b[1] - a * form[_CONSTANT + 1]
-    form[_SQUARE + 2] = 2 * b[0] * b[2] - a * form[_CONSTANT + 2]
-    form[_SQUARE + 3] = b[1] * b[1] - a * form[_CONSTANT + 3]
-    form[_SQUARE + 4] = 2 * b[1] * b[2] - a * form[_CONSTANT + 4]
-    form[_SQUARE + 5] = b[2] * b[2] - a * form[_CONSTANT + 5]
+    form[view, leaf, _A], form[view, leaf, _RATE] = a, p[3, 2]
+    form[view, leaf, _MIDDLE], form[view, leaf, _MIDDLE + 1], form[view, leaf, _MIDDLE + 2] = b0, b1, b2
+    _quadratic(form, view, leaf, _CONSTANT, p, sign, 1.0)
+    for i, product in enumerate((b0 * b0, 2 * b0 * b1, 2 * b0 * b2, b1 * b1, 2 * b1 * b2, b2 * b2)):
+        form[view, leaf, _SQUARE + i] = product - a * form[view, leaf, _CONSTANT + i]
     return _STEEP
 
 
 @_compiled
-def _extent(kind, size, linear, offset, axis, out):
-    """Exact bounds of a leaf along a view axis, with a margin for rounding."""
-    x = axis[0] * linear[0, 0] + axis[1] * linear[1, 0] + axis[2] * linear[2, 0]
-    y = axis[0] * linear[0, 1] + axis[1] * linear[1, 1] + axis[2] * linear[2, 1]
-    z = axis[0] * linear[0, 2] + axis[1] * linear[1, 2] + axis[2] * linear[2, 2]
-    if kind == SPHERE:
-        high = size[0] * math.sqrt(x * x + y * y + z * z)
-        low = -high
-    elif kind == CUBE:
-        high = size[0] * (abs(x) + abs(y) + abs(z))
-        low = -high
-    elif kind == CONE:
-        flat, up = math.sqrt(x * x + y * y), size[2] * z
-        high = max(flat * size[0] - up, flat * size[1] + up)
-        low = min(-flat * size[0] - up, -flat * size[1] + up)
-    else:
-        high, low = -math.inf, math.inf
-        for c in range(4):
-            reach = size[0] / (2 * math.sqrt(2)) * (x * _CORNERS[c, 0] + y * _CORNERS[c, 1] + z * _CORNERS[c, 2])
-            high, low = max(high, reach), min(low, reach)
-    centre = axis[0] * offset[0] + axis[1] * offset[1] + axis[2] * offset[2]
-    margin = 1e-5 + 1e-6 * (high - low)
-    out[0] = centre + low - margin
-    out[1] = centre + high + margin
+def _add_extent(kind, sizes, linears, offsets, row, leaf, view, basis, bounds):
+    """Exact bounds of a leaf along the axes of a view, with a margin for rounding."""
+    r0, r1, r2 = sizes[row, leaf, 0], sizes[row, leaf, 1], sizes[row, leaf, 2]
+    for axis in range(3):
+        x = y = z = centre = 0.0
+        for i in range(3):
+            x += basis[view, axis, i] * linears[row, leaf, i, 0]
+            y += basis[view, axis, i] * linears[row, leaf, i, 1]
+            z += basis[view, axis, i] * linears[row, leaf, i, 2]
+            centre += basis[view, axis, i] * offsets[row, leaf, i]
+        if kind == SPHERE:
+            high = r0 * math.sqrt(x * x + y * y + z * z)
+            low = -high
+        elif kind == CUBE:
+            high = r0 * (abs(x) + abs(y) + abs(z))
+            low = -high
+        elif kind == CONE:
+            flat, up = math.sqrt(x * x + y * y), r2 * z
+            high = max(flat * r0 - up, flat * r1 + up)
+            low = min(-flat * r0 - up, -flat * r1 + up)
+        else:
+            high, low = -math.inf, math.inf
+            for c in range(4):
+                reach = r0 / (2 * math.sqrt(2)) * (x * _CORNERS[c, 0] + y * _CORNERS[c, 1] + z * _CORNERS[c, 2])
+                high, low = max(high, reach), min(low, reach)
+        margin = 1e-5 + 1e-6 * (high - low)
+        bounds[view, leaf, axis, 0] = centre + low - margin
+        bounds[view, leaf, axis, 1] = centre + high + margin
 
 
 @_compiled
-def _read_tree(operator, leaves, unions, minuses, node_left, node_right, relevant, assumed, adds):
-    """Bit masks of a tree: its operators by level, its differences, and what decides an event at each leaf.
+def _read_tree(operators, row, tree):
+    """Bit masks that describe an object's tree, one bit per leaf slot.
 
-    `unions`, `minuses` (levels): a bit at the leftmost slot of every node of the level with that operator. `node_left`,
-    `node_right`: the slots left and right of each difference, from the bottom up. `adds` (leaves): whether the event that
-    can make the tree solid is entering the leaf. `relevant`: slots that decide whether it does. `assumed`: bits to set
-    for the others, and for the leaf itself behind its event, so that the tree is solid if and only if every node above
-    the leaf has changed.
-
-    Returns:
-        The number of levels and of differences.
+    Rows of `tree`:
+        _ADDS (leaves): whether the event that can make the tree solid is entering the leaf.
+        _RELEVANT (leaves): slots that decide whether it does.
+        _ASSUMED (leaves): bits to set for the others, and for the leaf itself behind its event, so that the tree is
+            solid if and only if every node above the leaf has changed.
+        _UNIONS, _MINUSES (levels): a bit at the leftmost slot of every node of a level with that operator.
+        _LEFTS, _RIGHTS (differences): the slots left and right of each difference, from the bottom up.
+        _COUNTS: the number of levels and of differences.
     """
+    leaves = operators.shape[1] + 1
     levels = differences = 0
-    stride = 1
-    while stride < leaves:
+    while 1 << levels < leaves:
+        stride = 1 << levels
         first = leaves // (2 * stride) - 1
         union = minus = 0
         for i in range(leaves // (2 * stride)):
             position = 2 * stride * i
-            if operator[first + i] == DIFFERENCE:
+            if operators[row, first + i] == DIFFERENCE:
                 minus |= 1 << position
-                node_left[differences] = ((1 << stride) - 1) << position
-                node_right[differences] = ((1 << stride) - 1) << (position + stride)
+                tree[_LEFTS, differences] = ((1 << stride) - 1) << position
+                tree[_RIGHTS, differences] = ((1 << stride) - 1) << (position + stride)
                 differences += 1
             else:
                 union |= 1 << position
-        unions[levels], minuses[levels] = union, minus
+        tree[_UNIONS, levels], tree[_MINUSES, levels] = union, minus
         levels += 1
-        stride *= 2
+    tree[_COUNTS, 0], tree[_COUNTS, 1] = levels, differences
     for leaf in range(leaves):
-        adds[leaf] = 1
-        for n in range(differences):
-            if (node_right[n] >> leaf) & 1:
-                adds[leaf] ^= 1
-        inside = adds[leaf] == 1  # of the node that the walk has reached, behind the event
-        slots, given = 0, adds[leaf] << leaf
+        adds = 1
+        for difference in range(differences):
+            adds ^= (tree[_RIGHTS, difference] >> leaf) & 1
+        inside = adds  # of the node that the walk to the root has reached, behind the event
+        relevant, assumed = 0, adds << leaf
         for level in range(levels):
             stride = 1 << level
             position = leaf // (2 * stride) * (2 * stride)
-            right = (leaf // stride) % 2 == 1
+            right = (leaf // stride) % 2
             sibling = ((1 << stride) - 1) << (position if right else position + stride)
-            if (minuses[level] >> position) & 1:
-                if right:
-                    if not inside:  # solid if the left side is
-                        slots |= sibling
-                    else:
-                        given |= 1 << position
-                    inside = not inside
-                elif inside:
-                    slots |= sibling
-            elif not inside:
-                slots |= sibling
-        relevant[leaf], assumed[leaf] = slots, given
-    return levels, differences
+            if not (tree[_MINUSES, level] >> position) & 1:
+                if not inside:  # leaving the union if the sibling is out
+                    relevant |= sibling
+            elif not right:
+                if inside:  # entering the difference if the sibling is out
+                    relevant |= sibling
+            else:
+                if inside:  # leaving the difference, whose left side had better be in
+                    assumed |= 1 << position
+                else:  # entering the difference if the sibling is in
+                    relevant |= sibling
+                inside = 1 - inside
+        tree[_ADDS, leaf], tree[_RELEVANT, leaf], tree[_ASSUMED, leaf] = adds, relevant, assumed
 
 
 @_compiled
-def _simplify(present, node_left, node_right, differences):
+def _simplify(present, tree):
     """Drop what is subtracted from nothing."""
-    for n in range(differences):
-        if present & node_left[n] == 0:
-            present &= ~node_right[n]
+    for difference in range(tree[_COUNTS, 1]):
+        if present & tree[_LEFTS, difference] == 0:
+            present &= ~tree[_RIGHTS, difference]
     return present
 
 
@@ -426,7 +484,7 @@ def _affine(f, leaf, c):
 
 @_compiled
 def _intervals(mode, f, leaf, s, u, v):
-    """Where the rays of rows u and v of the scratch enter and leave a leaf: infinity and minus infinity where they miss.
+    """Where rays (rows u and v of the scratch) enter and leave a leaf: infinity and minus infinity where they miss it.
 
     Returns:
         Whether any ray meets it.
@@ -445,8 +503,8 @@ def _intervals(mode, f, leaf, s, u, v):
             t_in = max(max(a0 + a1 * x + a2 * y, b0 + b1 * x + b2 * y), c0 + c1 * x + c2 * y)
             t_out = min(min(p0 + p1 * x + p2 * y, q0 + q1 * x + q2 * y), r0 + r1 * x + r2 * y)
             hit = t_in < t_out
-            s[enter, i] = t_in if hit else _INFINITY
-            s[leave, i] = t_out if hit else -_INFINITY
+            s[enter, i] = _where(hit, t_in, _INFINITY)
+            s[leave, i] = _where(hit, t_out, -_INFINITY)
             met |= np.int32(hit)
         return met != 0
     m0, m1, m2 = _affine(f, leaf, _MIDDLE)
@@ -462,8 +520,8 @@ def _intervals(mode, f, leaf, s, u, v):
             half = _sqrt(max(square, _ZERO))
             t_in, t_out = middle - half, middle + half
             hit = t_in < t_out
-            s[enter, i] = t_in if hit else _INFINITY
-            s[leave, i] = t_out if hit else -_INFINITY
+            s[enter, i] = _where(hit, t_in, _INFINITY)
+            s[leave, i] = _where(hit, t_out, -_INFINITY)
             met |= np.int32(hit)
     elif mode == _SIDE:
         for i in range(RAYS):
@@ -474,8 +532,8 @@ def _intervals(mode, f, leaf, s, u, v):
             t_in = max(middle - half, a0 + a1 * x + a2 * y)
             t_out = min(middle + half, p0 + p1 * x + p2 * y)
             hit = t_in < t_out
-            s[enter, i] = t_in if hit else _INFINITY
-            s[leave, i] = t_out if hit else -_INFINITY
+            s[enter, i] = _where(hit, t_in, _INFINITY)
+            s[leave, i] = _where(hit, t_out, -_INFINITY)
             met |= np.int32(hit)
     else:
         # Rays nearly along the side, or steeper: roots of a t^2 + 2 b t + c without cancellation.
@@ -488,48 +546,50 @@ def _intervals(mode, f, leaf, s, u, v):
             square = s0 + (s1 + s3 * x + s4 * y) * x + (s2 + s5 * y) * y
             c = k0 + (k1 + k3 * x + k4 * y) * x + (k2 + k5 * y) * y
             root = _sqrt(max(square, _ZERO))
-            q = -(b - root) if b < _ZERO else -(b + root)
-            one, two = q / a, c / (q if q != _ZERO else _TINY)
+            q = -(b + _where(b < _ZERO, -root, root))
+            one, two = q / a, c / _where(q == _ZERO, _TINY, q)
             near, far = min(one, two), max(one, two)
             # Steeper than the side, a ray is inside before the near root or after the far one: where the radius grows.
-            low = near if convex else (far if grows else -_INFINITY)
-            high = far if convex else (_INFINITY if grows else near)
+            low = _where(convex, near, _where(grows, far, -_INFINITY))
+            high = _where(convex, far, _where(grows, _INFINITY, near))
             t_in = max(low, a0 + a1 * x + a2 * y)
             t_out = min(high, p0 + p1 * x + p2 * y)
-            hit = t_in < t_out and (not convex or square >= _ZERO)
-            s[enter, i] = t_in if hit else _INFINITY
-            s[leave, i] = t_out if hit else -_INFINITY
+            hit = (t_in < t_out) & ((not convex) | (square >= _ZERO))
+            s[enter, i] = _where(hit, t_in, _INFINITY)
+            s[leave, i] = _where(hit, t_out, -_INFINITY)
             met |= np.int32(hit)
     return met != 0
 
 
 @_compiled
-def _events(present, events, relevant, assumed, adds, unions, minuses, levels, s, n, start, best, which):
+def _events(present, events, tree, s, n, start, best, which):
     """The first event after `start` behind which the tree is solid: its parameter and leaf, where before `best`.
 
     Args:
         present: Slots of the leaves that any ray meets, whose intervals the scratch `s` holds.
         events: Slots whose events count.
-        relevant, assumed, adds, unions, minuses, levels: As from `_read_tree`.
-        s, n: The scratch.
-        start, best: Rows of `s`; the latter is updated.
+        tree: As from `_read_tree`.
+        s: The scratch.
+        n: The integer scratch.
+        start: Row of `s`.
+        best: Row of `s`; updated.
         which: Row of `n`; updated.
     """
     for leaf in range(LARGEST):
         if not (events >> leaf) & 1:
             continue
-        event = (_ENTER if adds[leaf] else _LEAVE) + leaf
-        others = present & relevant[leaf]
+        event = (_ENTER if tree[_ADDS, leaf] else _LEAVE) + leaf
+        others = present & tree[_RELEVANT, leaf]
         slot = np.int32(leaf)
         if others == 0:
-            if adds[leaf]:
+            if tree[_ADDS, leaf]:
                 for i in range(RAYS):
                     t = s[event, i]
                     better = (t > s[start, i]) & (t < s[best, i])
-                    s[best, i] = t if better else s[best, i]
-                    n[which, i] = slot if better else n[which, i]
+                    s[best, i] = _where(better, t, s[best, i])
+                    n[which, i] = _where(better, slot, n[which, i])
             continue
-        given = np.int32(assumed[leaf])
+        given = np.int32(tree[_ASSUMED, leaf])
         for i in range(RAYS):
             n[_BITS, i] = given
         for other in range(LARGEST):
@@ -538,9 +598,9 @@ def _events(present, events, relevant, assumed, adds, unions, minuses, levels, s
             bit, enter, leave = np.int32(1 << other), _ENTER + other, _LEAVE + other
             for i in range(RAYS):
                 t = s[event, i]
-                n[_BITS, i] |= bit if (s[enter, i] <= t) & (t < s[leave, i]) else np.int32(0)
-        for level in range(levels):
-            union, minus, stride = np.int32(unions[level]), np.int32(minuses[level]), np.int32(1 << level)
+                n[_BITS, i] |= _where((s[enter, i] <= t) & (t < s[leave, i]), bit, np.int32(0))
+        for level in range(tree[_COUNTS, 0]):
+            union, minus, stride = np.int32(tree[_UNIONS, level]), np.int32(tree[_MINUSES, level]), np.int32(1 << level)
             for i in range(RAYS):
                 left = n[_BITS, i]
                 right = np.int32(left >> stride)
@@ -548,25 +608,37 @@ def _events(present, events, relevant, assumed, adds, unions, minuses, levels, s
         for i in range(RAYS):
             t = s[event, i]
             better = ((n[_BITS, i] & 1) != 0) & (t > s[start, i]) & (t < s[best, i])
-            s[best, i] = t if better else s[best, i]
-            n[which, i] = slot if better else n[which, i]
+            s[best, i] = _where(better, t, s[best, i])
+            n[which, i] = _where(better, slot, n[which, i])
 
 
 @_compiled
 def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
     """Unit normals, out of the solid, of the rays around (x0, y0) that `leaf` won.
 
-    `faces` (leaves, 3, 3) and `gradient` (leaves, 4, 3) bear the leaf's polarity.
+    `f`, `faces` and `gradient` as from `_move` and `_add_leaf`; `adds` is the leaf's polarity, 0 or 1.
     """
-    slot = np.int32(leaf)
+    slot, sign = np.int32(leaf), 1.0 if adds else -1.0
     o = _FACES_IN if adds else _FACES_OUT
     a0, a1, a2 = _affine(f, leaf, o)
-    ax, ay, az = faces[leaf, 0, 0], faces[leaf, 0, 1], faces[leaf, 0, 2]
+    ax, ay, az = (
+        np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 0, 0]),
+        np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 0, 1]),
+        np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 0, 2]),
+    )
     if mode == _FLAT:
         b0, b1, b2 = _affine(f, leaf, o + 3)
         c0, c1, c2 = _affine(f, leaf, o + 6)
-        bx, by, bz = faces[leaf, 1, 0], faces[leaf, 1, 1], faces[leaf, 1, 2]
-        cx, cy, cz = faces[leaf, 2, 0], faces[leaf, 2, 1], faces[leaf, 2, 2]
+        bx, by, bz = (
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 1, 0]),
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 1, 1]),
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 1, 2]),
+        )
+        cx, cy, cz = (
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 2, 0]),
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 2, 1]),
+            np.float32(sign * faces[_CAMERA, leaf, 1 - adds, 2, 2]),
+        )
         # Of the faces, the surface is the last to be entered or the first to be left.
         order = _ONE if adds else -_ONE
         for i in range(RAYS):
@@ -575,19 +647,36 @@ def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
             b = order * (b0 + b1 * x + b2 * y)
             c = order * (c0 + c1 * x + c2 * y)
             second, third, mine = b > a, c > max(a, b), n[_WHICH, i] == slot
-            old_x, old_y, old_z = s[_NX, i], s[_NY, i], s[_NZ, i]
-            px, py, pz = bx if second else ax, by if second else ay, bz if second else az
-            px, py, pz = cx if third else px, cy if third else py, cz if third else pz
-            s[_NX, i] = px if mine else old_x
-            s[_NY, i] = py if mine else old_y
-            s[_NZ, i] = pz if mine else old_z
+            px, py, pz = _where(second, bx, ax), _where(second, by, ay), _where(second, bz, az)
+            px, py, pz = _where(third, cx, px), _where(third, cy, py), _where(third, cz, pz)
+            s[_NX, i] = _where(mine, px, s[_NX, i])
+            s[_NY, i] = _where(mine, py, s[_NY, i])
+            s[_NZ, i] = _where(mine, pz, s[_NZ, i])
         return
-    gx = np.float32(gradient[leaf, 0, 0] + gradient[leaf, 1, 0] * x0 + gradient[leaf, 2, 0] * y0)
-    gy = np.float32(gradient[leaf, 0, 1] + gradient[leaf, 1, 1] * x0 + gradient[leaf, 2, 1] * y0)
-    gz = np.float32(gradient[leaf, 0, 2] + gradient[leaf, 1, 2] * x0 + gradient[leaf, 2, 2] * y0)
-    ux, uy, uz = np.float32(gradient[leaf, 1, 0]), np.float32(gradient[leaf, 1, 1]), np.float32(gradient[leaf, 1, 2])
-    vx, vy, vz = np.float32(gradient[leaf, 2, 0]), np.float32(gradient[leaf, 2, 1]), np.float32(gradient[leaf, 2, 2])
-    tx, ty, tz = np.float32(gradient[leaf, 3, 0]), np.float32(gradient[leaf, 3, 1]), np.float32(gradient[leaf, 3, 2])
+    gx = np.float32(
+        sign * (gradient[_CAMERA, leaf, 0, 0] + gradient[_CAMERA, leaf, 1, 0] * x0 + gradient[_CAMERA, leaf, 2, 0] * y0)
+    )
+    gy = np.float32(
+        sign * (gradient[_CAMERA, leaf, 0, 1] + gradient[_CAMERA, leaf, 1, 1] * x0 + gradient[_CAMERA, leaf, 2, 1] * y0)
+    )
+    gz = np.float32(
+        sign * (gradient[_CAMERA, leaf, 0, 2] + gradient[_CAMERA, leaf, 1, 2] * x0 + gradient[_CAMERA, leaf, 2, 2] * y0)
+    )
+    ux, uy, uz = (
+        np.float32(sign * gradient[_CAMERA, leaf, 1, 0]),
+        np.float32(sign * gradient[_CAMERA, leaf, 1, 1]),
+        np.float32(sign * gradient[_CAMERA, leaf, 1, 2]),
+    )
+    vx, vy, vz = (
+        np.float32(sign * gradient[_CAMERA, leaf, 2, 0]),
+        np.float32(sign * gradient[_CAMERA, leaf, 2, 1]),
+        np.float32(sign * gradient[_CAMERA, leaf, 2, 2]),
+    )
+    tx, ty, tz = (
+        np.float32(sign * gradient[_CAMERA, leaf, 3, 0]),
+        np.float32(sign * gradient[_CAMERA, leaf, 3, 1]),
+        np.float32(sign * gradient[_CAMERA, leaf, 3, 2]),
+    )
     capped = mode != _ROUND
     for i in range(RAYS):
         x, y, t = s[_DX, i], s[_DY, i], s[_T, i]
@@ -598,12 +687,11 @@ def _normals(leaf, mode, adds, f, faces, gradient, x0, y0, s, n):
         pz = gz + uz * x + vz * y + tz * t
         scale = _ONE / _sqrt(max(px * px + py * py + pz * pz, _TINY))
         mine = n[_WHICH, i] == slot
-        old_x, old_y, old_z = s[_NX, i], s[_NY, i], s[_NZ, i]
         px, py, pz = px * scale, py * scale, pz * scale
-        px, py, pz = ax if cap else px, ay if cap else py, az if cap else pz
-        s[_NX, i] = px if mine else old_x
-        s[_NY, i] = py if mine else old_y
-        s[_NZ, i] = pz if mine else old_z
+        px, py, pz = _where(cap, ax, px), _where(cap, ay, py), _where(cap, az, pz)
+        s[_NX, i] = _where(mine, px, s[_NX, i])
+        s[_NY, i] = _where(mine, py, s[_NY, i])
+        s[_NZ, i] = _where(mine, pz, s[_NZ, i])
 
 
 @_compiled
@@ -615,30 +703,26 @@ def _won(leaf, n):
     return found != 0
 
 
-@_compiled
+@_compiled_extremum
 def _extremes(s, row, inside):
-    """Least and greatest of a row of the scratch where the row `inside` is positive, by halves."""
+    """Least and greatest of a row of the scratch where the row `inside` is positive."""
+    low, high = _INFINITY, -_INFINITY
     for i in range(RAYS):
         x, counts = s[row, i], s[inside, i] > _ZERO
-        s[_LOW, i] = x if counts else _INFINITY
-        s[_HIGH, i] = x if counts else -_INFINITY
-    half = RAYS // 2
-    while half >= 1:
-        for i in range(half):
-            s[_LOW, i] = min(s[_LOW, i], s[_LOW, half + i])
-            s[_HIGH, i] = max(s[_HIGH, i], s[_HIGH, half + i])
-        half //= 2
-    return s[_LOW, 0], s[_HIGH, 0]
+        below, above = _where(counts, x, _INFINITY), _where(counts, x, -_INFINITY)
+        low = _where(below < low, below, low)
+        high = _where(above > high, above, high)
+    return low, high
 
 
-@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+@intrinsic
 def _copy(_: Any, out: Any, to: Any, s: Any, row: Any, at: Any, count: Any) -> Any:
     """out[to : to + count] = s[row, at : at + count] without the cost of slices."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         target = context.make_array(signature.args[0])(context, builder, args[0])
         source = context.make_array(signature.args[2])(context, builder, args[2])
-        offset = builder.add(builder.mul(args[3], ir.Constant(args[3].type, RAYS)), args[4])
+        offset = builder.add(builder.mul(args[3], context.get_constant(types.intp, RAYS)), args[4])
         cgutils.raw_memcpy(builder, builder.gep(target.data, [args[1]]), builder.gep(source.data, [offset]), args[5], 4)
         return context.get_dummy_value()
 
@@ -665,21 +749,17 @@ def _render(
     leaves = kinds.shape[1]
     s = np.zeros((_ROWS, RAYS), np.float32)
     n = np.zeros((3, RAYS), np.int32)
-    unions, minuses = np.zeros(5, np.int64), np.zeros(5, np.int64)
-    node_left, node_right = np.zeros(LARGEST, np.int64), np.zeros(LARGEST, np.int64)
-    relevant, assumed = np.zeros(LARGEST, np.int64), np.zeros(LARGEST, np.int64)
-    adds = np.zeros(LARGEST, np.int64)
+    tree = np.zeros((8, LARGEST), np.int64)
     mode = np.zeros((2, LARGEST), np.int64)
     form = np.zeros((2, LARGEST, _FORM))
     moved = np.zeros((LARGEST, _FORM), np.float32)
-    faces64, gradient64 = np.zeros((2, 3, 3)), np.zeros((4, 3))
-    faces = np.zeros((LARGEST, 3, 3), np.float32)
-    gradient = np.zeros((LARGEST, 4, 3))
-    bounds = np.zeros((5, LARGEST, 2))  # along x, y; along u, v and the direction of the light
-    inverse, local, counts = np.zeros((3, 3)), np.zeros((4, 3)), np.zeros(2, np.int64)
+    faces = np.zeros((2, LARGEST, 2, 3, 3))
+    gradient = np.zeros((2, LARGEST, 4, 3))
+    bounds = np.zeros((2, LARGEST, 3, 2))
+    inverse, p, counts = np.zeros((3, 3)), np.zeros((4, 3)), np.zeros(2, np.int64)
     basis = np.zeros((2, 3, 3))
-    basis[0, 0, 0] = basis[0, 1, 1] = 1.0
-    basis[0, 2, 2] = -1.0
+    basis[_CAMERA, 0, 0] = basis[_CAMERA, 1, 1] = 1.0
+    basis[_CAMERA, 2, 2] = -1.0
     pixel = 2.0 / size
     for i in range(RAYS):
         s[_DX, i] = pixel * (i % WIDTH - (WIDTH - 1) / 2)
@@ -687,63 +767,35 @@ def _render(
     plane = size * size
 
     for row in range(first, last):
-        levels, differences = _read_tree(
-            operators[row], leaves, unions, minuses, node_left, node_right, relevant, assumed, adds
-        )
+        _read_tree(operators, row, tree)
+        used = 0
+        for leaf in range(leaves):
+            if kinds[row, leaf] != EMPTY:
+                used |= 1 << leaf
+        used = _simplify(used, tree)
         # Light coordinates: u and v perpendicular to the light's direction.
-        lx, ly, lz = float(lights[row, 0]), float(lights[row, 1]), float(lights[row, 2])
+        lx, ly, lz = np.float64(lights[row, 0]), np.float64(lights[row, 1]), np.float64(lights[row, 2])
         if abs(lz) > 0.5:
             ux, uy, uz = lz, 0.0, -lx
         else:
             ux, uy, uz = -ly, lx, 0.0
         length = math.sqrt(ux * ux + uy * uy + uz * uz)
         ux, uy, uz = ux / length, uy / length, uz / length
-        b = basis[1]
-        b[0, 0], b[0, 1], b[0, 2] = ux, uy, uz
-        b[1, 0], b[1, 1], b[1, 2] = ly * uz - lz * uy, lz * ux - lx * uz, lx * uy - ly * ux
-        b[2, 0], b[2, 1], b[2, 2] = lx, ly, lz
-        used = 0
-        for leaf in range(leaves):
-            kind = kinds[row, leaf]
-            if kind == EMPTY:
-                continue
-            used |= 1 << leaf
-        used = _simplify(used, node_left, node_right, differences)
+        basis[_LIGHT, 0, 0], basis[_LIGHT, 0, 1], basis[_LIGHT, 0, 2] = ux, uy, uz
+        basis[_LIGHT, 1, 0] = ly * uz - lz * uy
+        basis[_LIGHT, 1, 1] = lz * ux - lx * uz
+        basis[_LIGHT, 1, 2] = lx * uy - ly * ux
+        basis[_LIGHT, 2, 0], basis[_LIGHT, 2, 1], basis[_LIGHT, 2, 2] = lx, ly, lz
         for leaf in range(leaves):
             if not (used >> leaf) & 1:
                 continue
+            _invert(linears, row, leaf, inverse)
             kind = kinds[row, leaf]
-            m = linears[row, leaf]
-            determinant = 0.0
-            for i in range(3):
-                j, k = (i + 1) % 3, (i + 2) % 3
-                for a in range(3):
-                    c, d = (a + 1) % 3, (a + 2) % 3
-                    inverse[a, i] = float(m[j, c]) * m[k, d] - float(m[j, d]) * m[k, c]
-                determinant += m[i, 0] * inverse[0, i]
-            for a in range(3):
-                for i in range(3):
-                    inverse[a, i] /= determinant
-            if shadows:
-                mode[1, leaf] = _leaf_form(
-                    kind, sizes[row, leaf], inverse, offsets[row, leaf], basis[1], form[1, leaf], faces64, gradient64,
-                    local, counts,
-                )  # fmt: skip
-            mode[0, leaf] = _leaf_form(
-                kind, sizes[row, leaf], inverse, offsets[row, leaf], basis[0], form[0, leaf], faces64, gradient[leaf],
-                local, counts,
-            )  # fmt: skip
-            sign = 1.0 if adds[leaf] else -1.0
-            for i in range(3):
-                for axis in range(3):
-                    faces[leaf, i, axis] = sign * faces64[1 - adds[leaf], i, axis]
-            for i in range(4):
-                for axis in range(3):
-                    gradient[leaf, i, axis] *= sign
-            _extent(kind, sizes[row, leaf], m, offsets[row, leaf], basis[0, 0], bounds[0, leaf])
-            _extent(kind, sizes[row, leaf], m, offsets[row, leaf], basis[0, 1], bounds[1, leaf])
-            for i in range(3):
-                _extent(kind, sizes[row, leaf], m, offsets[row, leaf], basis[1, i], bounds[2 + i, leaf])
+            for view in range(2 if shadows else 1):
+                mode[view, leaf] = _add_leaf(
+                    kind, sizes, offsets, row, leaf, view, inverse, basis, form, faces, gradient, p, counts
+                )
+                _add_extent(kind, sizes, linears, offsets, row, leaf, view, basis, bounds)
 
         light_x, light_y, light_z = lights[row, 0], lights[row, 1], lights[row, 2]
         ambient = ambients[row]
@@ -763,19 +815,19 @@ def _render(
                 for leaf in range(leaves):
                     if (
                         (used >> leaf) & 1
-                        and bounds[0, leaf, 0] < x_high
-                        and bounds[0, leaf, 1] > x_low
-                        and bounds[1, leaf, 0] < y_high
-                        and bounds[1, leaf, 1] > y_low
+                        and bounds[_CAMERA, leaf, 0, 0] < x_high
+                        and bounds[_CAMERA, leaf, 0, 1] > x_low
+                        and bounds[_CAMERA, leaf, 1, 0] < y_high
+                        and bounds[_CAMERA, leaf, 1, 1] > y_low
                     ):
                         present |= 1 << leaf
-                present = _simplify(present, node_left, node_right, differences)
+                present = _simplify(present, tree)
                 for leaf in range(leaves):
                     if (present >> leaf) & 1:
-                        _move(form, 0, leaf, x0, y0, moved)
-                        if not _intervals(mode[0, leaf], moved, leaf, s, _DX, _DY):
+                        _move(form, _CAMERA, leaf, x0, y0, moved)
+                        if not _intervals(mode[_CAMERA, leaf], moved, leaf, s, _DX, _DY):
                             present &= ~(1 << leaf)
-                present = _simplify(present, node_left, node_right, differences)
+                present = _simplify(present, tree)
                 corner = top * size + left
                 at = row * plane + corner
                 found = False
@@ -787,11 +839,11 @@ def _render(
                         s[_NX, i] = _ZERO
                         s[_NY, i] = _ZERO
                         s[_NZ, i] = _ZERO
-                    _events(present, present, relevant, assumed, adds, unions, minuses, levels, s, n, _W, _T, _WHICH)
+                    _events(present, present, tree, s, n, _W, _T, _WHICH)
                     hits = np.int32(0)
                     for i in range(RAYS):
                         hit = n[_WHICH, i] >= 0
-                        s[_T, i] = s[_T, i] if hit else _ZERO
+                        s[_T, i] = _where(hit, s[_T, i], _ZERO)
                         hits |= np.int32(hit)
                     found = hits != 0
                 if not found:
@@ -808,16 +860,16 @@ def _render(
                 for leaf in range(leaves):
                     if (present >> leaf) & 1 and _won(leaf, n):
                         winners |= 1 << leaf
-                        _normals(leaf, mode[0, leaf], adds[leaf] == 1, moved, faces, gradient, x0, y0, s, n)
+                        _normals(leaf, mode[_CAMERA, leaf], tree[_ADDS, leaf], moved, faces, gradient, x0, y0, s, n)
 
                 for i in range(RAYS):
                     cosine = light_x * s[_NX, i] + light_y * s[_NY, i] + light_z * s[_NZ, i]
-                    s[_LIT, i] = cosine if n[_WHICH, i] >= 0 else _ZERO
+                    s[_LIT, i] = _where(n[_WHICH, i] >= 0, cosine, _ZERO)
                     s[_LIT, i] = max(s[_LIT, i], _ZERO)
                 if shadows:
                     _cast_shadows(
                         winners, used, leaves, mode, form, bounds, moved, x0, y0, basis,
-                        relevant, assumed, adds, unions, minuses, levels, node_left, node_right, differences, s, n,
+                        tree, s, n,
                     )  # fmt: skip
 
                 if texture > _ZERO:
@@ -841,9 +893,9 @@ def _render(
                     radiance = exposure * s[_WAVES, i] * (ambient + direct * s[_LIT, i])
                     radiance = min(max(radiance, _DARKEST), _ONE)
                     hit = n[_WHICH, i] >= 0
-                    s[_SHADE, i] = _exp2(contrast * _log2(radiance)) if hit else _ZERO
-                    s[_T, i] = -s[_T, i] if hit else _ZERO
-                    s[_W, i] = _ONE if hit else _ZERO
+                    s[_SHADE, i] = _where(hit, _exp2(contrast * _log2(radiance)), _ZERO)
+                    s[_T, i] = _where(hit, -s[_T, i], _ZERO)
+                    s[_W, i] = _where(hit, _ONE, _ZERO)
                 _write(s, _SHADE, image, at, size, columns, rows)
                 _write(s, _T, depth, at, size, columns, rows)
                 _write(s, _W, mask, at, size, columns, rows)
@@ -854,12 +906,12 @@ def _render(
 @_compiled
 def _cast_shadows(
     winners, used, leaves, mode, form, bounds, moved, x0, y0, basis,
-    relevant, assumed, adds, unions, minuses, levels, node_left, node_right, differences, s, n,
+    tree, s, n,
 ):  # fmt: skip
     """Take the light from the points of a tile that the object itself keeps it from."""
-    ux, uy, uz = np.float32(basis[1, 0, 0]), np.float32(basis[1, 0, 1]), np.float32(basis[1, 0, 2])
-    vx, vy, vz = np.float32(basis[1, 1, 0]), np.float32(basis[1, 1, 1]), np.float32(basis[1, 1, 2])
-    lx, ly, lz = np.float32(basis[1, 2, 0]), np.float32(basis[1, 2, 1]), np.float32(basis[1, 2, 2])
+    ux, uy, uz = np.float32(basis[_LIGHT, 0, 0]), np.float32(basis[_LIGHT, 0, 1]), np.float32(basis[_LIGHT, 0, 2])
+    vx, vy, vz = np.float32(basis[_LIGHT, 1, 0]), np.float32(basis[_LIGHT, 1, 1]), np.float32(basis[_LIGHT, 1, 2])
+    lx, ly, lz = np.float32(basis[_LIGHT, 2, 0]), np.float32(basis[_LIGHT, 2, 1]), np.float32(basis[_LIGHT, 2, 2])
     cx, cy = np.float32(x0), np.float32(y0)
     for i in range(RAYS):
         x = (cx + s[_DX, i]) + _OFFSET * s[_NX, i]
@@ -877,19 +929,19 @@ def _cast_shadows(
     for leaf in range(leaves):
         if (
             (used >> leaf) & 1
-            and bounds[2, leaf, 0] <= u_high
-            and bounds[2, leaf, 1] >= u_low
-            and bounds[3, leaf, 0] <= v_high
-            and bounds[3, leaf, 1] >= v_low
-            and bounds[4, leaf, 1] >= w_low
+            and bounds[_LIGHT, leaf, 0, 0] <= u_high
+            and bounds[_LIGHT, leaf, 0, 1] >= u_low
+            and bounds[_LIGHT, leaf, 1, 0] <= v_high
+            and bounds[_LIGHT, leaf, 1, 1] >= v_low
+            and bounds[_LIGHT, leaf, 2, 1] >= w_low
         ):
             present |= 1 << leaf
-    present = _simplify(present, node_left, node_right, differences)
+    present = _simplify(present, tree)
     # A leaf that adds is convex: it never blocks the points on it that face the light.
     own = 0
     if winners & (winners - 1) == 0:
         for leaf in range(leaves):
-            if (winners >> leaf) & 1 and adds[leaf]:
+            if (winners >> leaf) & 1 and tree[_ADDS, leaf]:
                 own = winners
     if present & ~own == 0:
         return
@@ -900,12 +952,12 @@ def _cast_shadows(
         s[_SHADE, i] = _INFINITY
     for leaf in range(leaves):
         if (present >> leaf) & 1:
-            _move(form, 1, leaf, float(u0), float(v0), moved)
-            if not _intervals(mode[1, leaf], moved, leaf, s, _U, _V):
+            _move(form, _LIGHT, leaf, np.float64(u0), np.float64(v0), moved)
+            if not _intervals(mode[_LIGHT, leaf], moved, leaf, s, _U, _V):
                 present &= ~(1 << leaf)
-    present = _simplify(present, node_left, node_right, differences)
+    present = _simplify(present, tree)
     if present & ~own == 0:
         return
-    _events(present, present & ~own, relevant, assumed, adds, unions, minuses, levels, s, n, _W, _SHADE, _BLOCKER)
+    _events(present, present & ~own, tree, s, n, _W, _SHADE, _BLOCKER)
     for i in range(RAYS):
-        s[_LIT, i] = s[_LIT, i] if s[_SHADE, i] == _INFINITY else _ZERO
+        s[_LIT, i] = _where(s[_SHADE, i] == _INFINITY, s[_LIT, i], _ZERO)

@@ -38,14 +38,12 @@ def test_unbiased() -> None:
 
 
 def test_definition() -> None:
-    """One pair, by hand: (L+ - L-) / (2 sigma) delta, or divided by the losses' standard deviation."""
+    """Two pairs, by hand: (L+ - L-) / (2 sigma) delta, or divided by the losses' standard deviation."""
     env = quadratic()
     random = torch.Generator().manual_seed(5)
     delta = torch.randn((2, 4), generator=random, dtype=torch.float64)
     centre = env.space.scale(env.space.initial)
-    plus, minus = (
-        torch.tensor([o.loss for o in env.probe(env.space.unscale(centre + s * delta))]) for s in (0.05, -0.05)
-    )
+    plus, minus = losses(env, centre + 0.05 * delta), losses(env, centre - 0.05 * delta)
     rise = plus - minus
     plain = BasicRandomSearch(env.space, seed=5, pairs=2, sigma=0.05)
     torch.testing.assert_close(plain.gradient(env), (rise / 0.1) @ delta / 2)

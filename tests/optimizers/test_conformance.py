@@ -1,6 +1,10 @@
-import pytest
+from typing import Any
 
-from hgenv.decision import DecisionSpace
+import pytest
+import torch
+
+from hgenv.decision import DecisionError, DecisionSpace
+from hgenv.env import DataGenEnv
 from hgenv.testing import OptimizerConformance
 from optimizers import (
     REGISTRY,
@@ -91,3 +95,84 @@ def test_bad_hyperparameters_are_refused(name: str, options: dict[str, object], 
     space = OptimizerConformance().make_env().space
     with pytest.raises(ValueError, match=message):
         REGISTRY[name](space, seed=0, **options)
+
+
+class Spoilt(RandomSearch):
+    """A conforming optimizer, for others to spoil."""
+
+    def __init__(self, space: DecisionSpace, seed: int) -> None:
+        super().__init__(space, seed=seed)
+
+
+class Elsewhere(Spoilt):
+    def __init__(self, space: DecisionSpace, seed: int) -> None:
+        super().__init__(space, seed)
+        self.scaled = self.scaled + 0.1
+
+
+class OutOfBounds(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        env.step(env.space.high * 1.5)
+
+
+class TwoSteps(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        super().update(env)
+        env.step(self.recommendation)
+
+
+class StepsFirst(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        env.step(self.recommendation)
+        env.probe(self.recommendation[None])
+
+
+class Global(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        self.scaled = torch.rand(env.space.dimension, dtype=torch.float64)
+        env.step(self.recommendation)
+
+
+class TrustsEveryLoss(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        (outcome,) = env.probe(self.recommendation[None])
+        self.scaled = self.scaled - 0 * float("nan" if outcome.loss is None else outcome.loss)
+        env.step(self.recommendation)
+
+
+class Forgets(Spoilt):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaled = state["scaled"]
+
+
+class Worsens(Spoilt):
+    def update(self, env: DataGenEnv) -> None:
+        self.scaled = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+        env.step(self.recommendation)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "check"),
+    [
+        (Elsewhere, "test_starts_at_the_common_beta"),
+        (OutOfBounds, "test_bounds_are_respected"),
+        (TwoSteps, "test_an_update_ends_in_its_only_step"),
+        (StepsFirst, "test_an_update_ends_in_its_only_step"),
+        (Global, "test_same_seed_same_proposals"),
+        (Global, "test_global_randomness_is_left_alone"),
+        (TrustsEveryLoss, "test_survives_failures"),
+        (Forgets, "test_state_round_trip"),
+        (Worsens, "test_improves"),
+    ],
+)
+def test_the_kit_notices(spoilt: type[Spoilt], check: str) -> None:
+    class Kit(OptimizerConformance):
+        def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+            return spoilt(space, seed)
+
+    state = torch.get_rng_state()
+    try:
+        with pytest.raises((AssertionError, DecisionError)):
+            getattr(Kit(), check)()
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,50 @@
+# make benchmark: the comparison on this machine, in some minutes.  make test: everything that CI checks.
+# Both need python3 (3.11 or later) with venv, and nothing else: they install into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Where torch without CUDA is to be had, for machines that have no GPU.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+REACHABLE := import urllib.request; urllib.request.urlopen("$(TORCH_INDEX)/torch/", timeout=5)
+
+.DEFAULT_GOAL := help
+.PHONY: help install benchmark test lint format clean
+
+help:
+	@echo "make benchmark   compare the optimizers on the stand-in, or on the photos in HGENV_DATA"
+	@echo "make test        style, types and tests"
+	@echo "make lint        style and types only;  make format: put the style right"
+	@echo "make clean       delete .venv and caches; runs/ stays"
+
+install: $(INSTALLED)
+
+# torch comes first: without a GPU, in the build that brings no gigabytes of CUDA libraries.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	index=; \
+	if ! nvidia-smi >/dev/null 2>&1 && $(BIN)/python -c '$(REACHABLE)' >/dev/null 2>&1; \
+	then index="--extra-index-url $(TORCH_INDEX)"; fi; \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $$index torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m benchmarks.compare experiment=quick seed=0,1 workers=2 \
+		optimizer=hybrid_gradient,basic_random_search,evolution,fixed $(if $(HGENV_DATA),env.data=mbii)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

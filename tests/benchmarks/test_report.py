@@ -1,0 +1,214 @@
+import base64
+import json
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import records, report
+from benchmarks.records import RecordError
+
+# 97.5 % points of Student's t for 1 and 2 degrees of freedom, from printed tables.
+T = {2: 12.706, 3: 4.303}
+
+METRICS = ("within_11.25", "within_22.5", "within_30", "mean_degrees", "median_degrees", "mse_radians2")
+
+
+def make_run(root: Path, optimizer: str, seed: int, errors, *, done=True, amount=10.0, overshoot=False) -> Path:
+    """A run that spends 2 s an update, with given mean test errors; validation is 1 degree worse."""
+    folder = root / "study" / "quadratic" / optimizer / f"seed={seed}"
+    folder.mkdir(parents=True)
+    config = {
+        "study": "study",
+        "seed": seed,
+        "env": {"id": "hgenv/Quadratic-v0", "label": "quadratic"},
+        "optimizer": {"id": optimizer, "label": optimizer},
+        "budget": {"amount": amount, "unit": "total_seconds"},
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    rows = []
+    for update, error in enumerate(errors):
+        test = {name: error + k for k, name in enumerate(METRICS)} | {"mean_degrees/pear": 1.0}
+        test["mean_degrees"], test["mse_radians2"] = error, error / 100
+        spent = {"cpu_seconds": 2.0 * update, "gpu_seconds": 0.0, "total_seconds": 2.0 * update}
+        rows.append({
+            "update": update, "status": "OK", "message": "", "loss": 0.1, "beta": [0.0, 0.0, 0.0, 0.5],
+            "recommendation": [0.1 * update, 0.0, float(seed), 0.5], "spent": spent,
+            "within_budget": not (overshoot and update == len(errors) - 1),
+            "validation": {**test, "mean_degrees": error + 1}, "test": test,
+        })  # fmt: skip
+    rows[0] |= {
+        "data": {"validation": "stand-in validation", "test": "stand-in test"},
+        "blocks": [{"name": "position", "unit": "1", "size": 3}, {"name": "spread", "unit": "m", "size": 1}],
+    }
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if done:
+        phase = {"cpu_seconds": 1.0, "gpu_seconds": 0.0, "wall_seconds": 1.0}
+        phases = dict.fromkeys(
+            ("generate", "train", "gradient", "validate", "optimizer", "score", "log", "checkpoint", "warm_up"), phase
+        )
+        end = {
+            "status": "finished", "message": "", "rows": len(rows), "phases": phases, "hardware": {"cpu": "abacus"},
+            "versions": {"torch": "9"}, "commit": "abc", "command": f"run seed={seed}",
+        }  # fmt: skip
+        (folder / "DONE.json").write_text(json.dumps(end))
+    return folder
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the row of a Markdown table that begins with `first`."""
+    line = next(line for line in text.splitlines() if re.match(rf"\| {re.escape(first)}\s*\|", line))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_says_what_the_rows_say(tmp_path):
+    ends = {"hybrid": [20.0, 22.0, 27.0], "other": [30.0, 31.0]}
+    for optimizer, finals in ends.items():
+        for seed, final in enumerate(finals):
+            # The last row overshoots: it must not show anywhere.
+            make_run(tmp_path, optimizer, seed, [40.0, 35.0, final, 1.0], overshoot=True)
+    assert report.main([str(tmp_path / "study")]) == 0
+    text = (tmp_path / "study" / "report.md").read_text()
+    for optimizer, finals in ends.items():
+        n = len(finals)
+        name, count, *figures, validation, updates = cells(text, optimizer)
+        assert (name, count, updates) == (optimizer, str(n), "2")
+        half = T[n] * statistics.stdev(finals) / n**0.5
+        for k, figure in enumerate(figures[:5]):
+            shift = 0 if k == 3 else k
+            mean, width = map(float, figure.split(" ± "))
+            assert mean == pytest.approx(statistics.mean(finals) + shift, abs=0.006)
+            assert width == pytest.approx(half, rel=1e-3)
+        mean, width = map(float, figures[5].split(" ± "))
+        assert mean == pytest.approx(statistics.mean(finals) / 100, abs=6e-5)
+        assert width == pytest.approx(half / 100, abs=6e-5, rel=1e-3)
+        assert float(validation.split(" ± ")[0]) == pytest.approx(statistics.mean(finals) + 1, abs=0.006)
+    assert text.index("| hybrid") < text.index("| other")  # best first
+    assert "mean_degrees/pear" not in text
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    report.main([str(tmp_path)])
+    row = cells((tmp_path / "report.md").read_text(), "hybrid")
+    assert row[5] == "20.00"
+    assert not any("±" in cell for cell in row)
+
+
+def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0])
+    make_run(tmp_path, "hybrid", 1, [40.0, 20.0, 0.0, 0.0])
+    figure = report.curves(report.collect([tmp_path]).runs, "title")
+    titles = [axis.get_ylabel() for axis in figure.axes]
+    assert titles == ["validation mean (°)", "", "test mean (°)", ""]  # CPU and total: there was no GPU
+    (line,) = figure.axes[2].get_lines()
+    time, mean = line.get_data()
+    assert time[-1] == 4  # where the shorter one ends
+    # Straight lines from 40 at 0 s to 20 and to 0 at 4 s.
+    np.testing.assert_allclose(mean, 40 - 7.5 * np.asarray(time))
+    (band,) = figure.axes[2].collections
+    lowest, highest = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    assert (lowest, highest) == (0, 40)
+
+
+def test_beta_before_and_after(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, "hybrid", seed, [40.0, 30.0, 20.0])
+    table = report.beta_table(report.collect([tmp_path]).runs)
+    assert table.rows == [["position", "0 0 0", "0.2 0 0.5"], ["spread (m)", "0.5", "0.5"]]
+
+
+def test_the_page_needs_no_other_file_and_says_stand_in(tmp_path):
+    make_run(tmp_path, "<b>hybrid</b>", 0, [40.0, 20.0])
+    report.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    for source in sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert "Stand-in images made by the code, not real photos." in page
+    assert "STAND-IN" in page[page.index("<figcaption>") : page.index("</figcaption>")]
+    assert "&lt;b&gt;hybrid&lt;/b&gt;" in page
+    assert "<b>hybrid" not in page
+    assert all(part in page for part in ("abacus", "torch 9", "abc", "run seed=0"))
+    assert (tmp_path / "out" / "figures" / "quadratic-curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    open_run = make_run(tmp_path, "hybrid", 1, [40.0, 39.0, 38.0], done=False)
+    with (open_run / "rows.jsonl").open("a") as file:
+        file.write('{"update": 3, "sta')
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    unfinished = text[text.index("Unfinished runs") :]
+    assert cells(unfinished, "hybrid") == ["hybrid", "1", "2", "40%", "39", "38"]
+    assert cells(text, "hybrid")[1] == "1"
+
+
+def test_only_unfinished_runs_make_a_report_too(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0], done=False)
+    assert report.main([str(tmp_path)]) == 0
+    assert "Unfinished runs" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "rows.jsonl").unlink(),
+    lambda folder: (folder / "rows.jsonl").write_text("rows\n"),
+    lambda folder: (folder / "rows.jsonl").write_text((folder / "rows.jsonl").read_text().split("\n")[0] + "\n"),
+    lambda folder: (folder / "rows.jsonl").write_text((folder / "rows.jsonl").read_text().split("\n", 1)[1]),
+    lambda folder: (folder / "DONE.json").write_text("{}"),
+    lambda folder: (folder / "config.yaml").write_text("{"),
+])  # fmt: skip
+def test_damaged_runs_are_excluded_by_name(tmp_path, damage, capsys):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    bad = make_run(tmp_path, "hybrid", 1, [40.0, 10.0])
+    damage(bad)
+    assert report.main([str(tmp_path)]) == 1
+    assert f"EXCLUDED {bad}" in capsys.readouterr().out
+    text = (tmp_path / "report.md").read_text()
+    assert str(bad) in text[text.index("## Excluded") :]
+    assert cells(text, "hybrid")[1] == "1"
+
+
+def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    make_run(tmp_path, "other", 1, [40.0, 20.0], amount=20.0)
+    (part,) = [report.section("quadratic", report.collect([tmp_path]).runs)]
+    notes = "\n".join(part.notes)
+    assert "not made under the same conditions: budget.amount: 10.0, 20.0" in notes
+    assert "not the same seeds" in notes
+    assert "no gallery: the samples of this environment are no images" in notes
+
+
+def test_nothing_to_report_on_is_an_error(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 1
+    assert "no run in" in capsys.readouterr().err
+    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_results_worth_committing_are_copied_and_can_be_reported_on(tmp_path):
+    source = make_run(tmp_path / "runs", "hybrid", 0, [40.0, 20.0])
+    (source / "checkpoint.pt").write_bytes(b"large")
+    make_run(tmp_path / "runs", "hybrid", 1, [40.0], done=False)
+    assert report.main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
+    kept = tmp_path / "kept" / "study"
+    copied = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
+    folder = "quadratic/hybrid/seed=0"
+    names = [f"{folder}/DONE.json", f"{folder}/config.yaml", f"{folder}/rows.jsonl"]
+    assert copied == ["figures/quadratic-curves.png", *names, "report.md"]
+    assert (kept / folder / "rows.jsonl").read_bytes() == (source / "rows.jsonl").read_bytes()
+    assert report.main([str(kept)]) == 0
+
+
+def test_records_say_which_line_is_damaged(tmp_path):
+    folder = make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0])
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").write_text("\n".join([lines[0], lines[2]]) + "\n")
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 2 is update 2, not 1"):
+        records.read(folder)

@@ -1,0 +1,345 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks import compare, records
+from benchmarks.records import RecordError
+from benchmarks.run import RunError, compose, run, run_folder
+from hgenv import BudgetError
+
+CLOCKS = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
+
+
+def quadratic(root: Path, *overrides: str, updates: int = 12):
+    return compose(
+        [f"root={root}", "env=quadratic", "optimizer=fixed", f"budget={{amount: {updates}, unit: updates}}", *overrides]
+    )
+
+
+def without_clocks(folder: Path):
+    rows = records.read(folder).rows
+    for row in rows:
+        for clock in CLOCKS:
+            del row["spent"][clock]
+    return rows
+
+
+def tree(folder: Path):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_leaves_its_rows_and_ends_with_done(tmp_path):
+    folder = run(quadratic(tmp_path))
+    assert folder == tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
+    record = records.read(folder)
+    assert [row["update"] for row in record.rows] == list(range(13))
+    assert all(row["within_budget"] and row["status"] == "OK" for row in record.rows)
+    assert [row["spent"]["updates"] for row in record.rows] == list(range(13))
+    # 4 steps of 8 samples an update; scoring, logging and the warm-up are free.
+    assert [row["spent"]["samples"] for row in record.rows] == [32 * n for n in range(13)]
+    assert record.rows[0]["beta"] == [0, 0, 0, 0.5]
+    done = record.done
+    assert done["status"] == "finished"
+    assert done["final"] == record.rows[-1]
+    assert {"score", "log", "checkpoint", "warm_up"} < {p for p, s in done["phases"].items() if s["wall_seconds"] > 0}
+    assert done["versions"]["torch"] == torch.__version__
+    # L is half the squared distance, which is the metric.
+    for row in record.rows:
+        assert row["loss"] == pytest.approx(row["validation"]["distance"] ** 2 / 2, rel=1e-4)
+
+
+def test_on_clock_phases_are_what_the_last_row_has_spent(tmp_path):
+    record = records.read(run(quadratic(tmp_path)))
+    phases = [record.done["phases"][name] for name in ("generate", "train", "gradient", "validate", "optimizer")]
+    spent = record.rows[-1]["spent"]["cpu_seconds"]
+    # What comes after the last row, the end of the run, is off the clock but for the switches themselves.
+    assert spent <= sum(p["cpu_seconds"] for p in phases) + 1e-6
+    assert sum(p["cpu_seconds"] for p in phases) < spent + record.done["phases"]["log"]["cpu_seconds"]
+
+
+def test_a_finished_run_is_skipped(tmp_path, capsys):
+    folder = run(quadratic(tmp_path))
+    before = tree(tmp_path)
+    assert run(quadratic(tmp_path)) == folder
+    assert tree(tmp_path) == before
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_the_update_that_crosses_the_budget_does_not_count(tmp_path):
+    folder = run(quadratic(tmp_path, "budget={amount: 100, unit: samples}"))  # three updates take 96
+    record = records.read(folder)
+    assert [row["within_budget"] for row in record.rows] == [True, True, True, True, False]
+    assert record.rows[-1]["spent"]["samples"] == 128
+    assert record.done["final"] == record.rows[3]
+
+
+def test_a_budget_that_is_met_exactly_counts_to_the_last_update(tmp_path):
+    record = records.read(run(quadratic(tmp_path, "budget={amount: 96, unit: samples}")))
+    assert [row["within_budget"] for row in record.rows] == [True] * 4
+
+
+@pytest.mark.parametrize("optimizer", ["hybrid_gradient", "evolution"])
+def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
+    overrides = [
+        f"root={tmp_path / 'killed'}", "env=quadratic", f"optimizer={optimizer}", "checkpoint_seconds=0.1",
+        "budget={amount: 300, unit: updates}",
+    ]  # fmt: skip
+    folder = run_folder(compose(overrides))
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.run", *overrides], stdout=subprocess.DEVNULL)
+    try:
+        rows = folder / "rows.jsonl"
+        while not (rows.is_file() and rows.read_bytes().count(b"\n") > 60):
+            assert process.poll() is None, "the run ended by itself"
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (folder / "DONE.json").exists()
+    with rows.open("ab") as file:
+        file.write(b'{"update": 61, "half')  # a row that the kill cut in two
+    run(compose(overrides))
+    unbroken = run(compose([*overrides, f"root={tmp_path / 'unbroken'}"]))
+    assert len(records.read(folder).rows) == 301
+    assert without_clocks(folder) == without_clocks(unbroken)
+
+    events = EventAccumulator(str(folder / "tb" / "total"), {"scalars": 0}).Reload().Scalars("loss")
+    assert [event.step for event in events] == list(range(301))
+    # Time spent before the kill is not forgotten.
+    spent = [row["spent"]["total_seconds"] for row in records.read(folder).rows]
+    assert spent == sorted(spent)
+
+
+def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    config = quadratic(tmp_path / "broken", "optimizer=basic_random_search", updates=150)
+    rows = run_folder(config) / "rows.jsonl"
+
+    def interrupt():
+        while not (rows.is_file() and rows.read_bytes().count(b"\n") > 5):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(RunError, match="the same command resumes it"):
+        run(config)
+    thread.join()
+    written = len(records.read(rows.parent).rows)
+    assert written < 151
+    assert torch.load(rows.parent / "checkpoint.pt", weights_only=False)["rows"] == written
+    folder = run(config)
+    unbroken = run(quadratic(tmp_path / "unbroken", "optimizer=basic_random_search", updates=150))
+    assert without_clocks(folder) == without_clocks(unbroken)
+
+
+def test_a_folder_of_another_configuration_is_left_alone(tmp_path):
+    run(quadratic(tmp_path))
+    before = tree(tmp_path)
+    with pytest.raises(RecordError, match=r"(?s)env.learning_rate: 0.1, 0.2.*study=<name>"):
+        run(quadratic(tmp_path, "env.learning_rate=0.2"))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("name", "damage"), [
+    ("checkpoint.pt", lambda data: data[: len(data) // 2]),
+    ("checkpoint.pt", lambda data: b""),
+    ("checkpoint.pt", None),
+    ("rows.jsonl", lambda data: data[: len(data) // 2]),
+    ("rows.jsonl", lambda data: data.replace(b'"loss"', b'"lost"', 3)),
+    ("rows.jsonl", None),
+    ("config.yaml", lambda data: b"[" + data),
+    ("config.yaml", None),
+])  # fmt: skip
+def test_damage_is_named_and_nothing_is_overwritten(tmp_path, name, damage):
+    folder = run(quadratic(tmp_path))
+    (folder / "DONE.json").unlink()
+    if damage is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    before = tree(tmp_path)
+    with pytest.raises(RecordError, match=rf"{name}[\s\S]*(delete|restore)"):
+        run(quadratic(tmp_path))
+    assert tree(tmp_path) == before
+
+
+def test_a_damaged_end_is_named(tmp_path):
+    folder = run(quadratic(tmp_path))
+    (folder / "DONE.json").write_text('{"status": ')
+    with pytest.raises(RecordError, match=r"DONE.json: damaged.*delete it"):
+        run(quadratic(tmp_path))
+
+
+def test_only_one_process_works_on_a_run(tmp_path):
+    import fcntl
+
+    config = quadratic(tmp_path)
+    folder = run(config)
+    (folder / "DONE.json").unlink()
+    with (folder / "config.yaml").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RecordError, match="another process"):
+            run(config)
+
+
+@pytest.mark.parametrize(("override", "error", "message"), [
+    ("budget.amount=0", BudgetError, "positive"),
+    ("budget.amount=much", BudgetError, "must be a number"),
+    ("budget.unit=days", BudgetError, "choose one of cpu_seconds"),
+    ("seed=-1", RunError, "seed must be a whole number of at least 0, not -1"),
+    ("threads=0", RunError, "threads"),
+    ("study=a/b", RunError, "study"),
+    ("env.id=hgenv/Cubic-v0", RunError, "Cubic"),
+    ("env.batch_size=0", RunError, "batch_size"),
+    ("+env.colour=red", RunError, "colour"),
+    ("optimizer.id=luck", RunError, "choose one of basic_random_search, evolution"),
+    ("+optimizer.pairs=3", RunError, "pairs"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, override, error, message):
+    with pytest.raises(error, match=message):
+        run(quadratic(tmp_path, override))
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_photos_are_named(tmp_path):
+    with pytest.raises(RunError, match=str(tmp_path / "nowhere")):
+        run(compose([f"root={tmp_path}", "env.data=mbii", f"env.data_folder={tmp_path / 'nowhere'}"]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match="no CUDA GPU"):
+        run(compose([f"root={tmp_path}", "device=cuda"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_failed_steps_end_a_run(tmp_path):
+    # A learning rate beyond stability: the weights grow by (1 - eta)^4 an update until they are infinite.
+    config = quadratic(tmp_path, "env.learning_rate=1e80", updates=50)
+    with pytest.raises(RunError, match=r"the last 3 steps failed.*DIVERGED"):
+        run(config)
+    record = records.read(run_folder(config))
+    assert record.done["status"] == "failed"
+    assert [row["status"] for row in record.rows[-3:]] == ["DIVERGED"] * 3
+    assert record.rows[-1]["loss"] is None
+    with pytest.raises(RunError, match="the last 3 steps failed"):
+        run(config)
+
+
+def test_the_end_of_the_episode_ends_a_run(tmp_path):
+    record = records.read(run(quadratic(tmp_path, "env.max_updates=5")))
+    assert record.done["status"] == "truncated"
+    assert "raise env.max_updates" in record.done["message"]
+    assert len(record.rows) == 6
+
+
+def test_curves_in_tensorboard_stand_at_the_accounted_time(tmp_path):
+    folder = run(quadratic(tmp_path, "optimizer=hybrid_gradient"))
+    rows = records.read(folder).rows
+    for name, clock in (("cpu", "cpu_seconds"), ("total", "total_seconds")):
+        events = EventAccumulator(str(folder / "tb" / name)).Reload()
+        assert {"loss", "validation/distance", "test/distance"} == set(events.Tags()["scalars"])
+        for tag, values in (
+            ("loss", [row["loss"] for row in rows]),
+            ("test/distance", [row["test"]["distance"] for row in rows]),
+        ):
+            scalars = events.Scalars(tag)
+            assert [s.step for s in scalars] == [row["update"] for row in rows]
+            assert [s.wall_time for s in scalars] == pytest.approx([row["spent"][clock] for row in rows])
+            assert [s.value for s in scalars] == pytest.approx(values, rel=1e-6)
+    assert not (folder / "tb" / "gpu").exists()
+    samples = EventAccumulator(str(folder / "tb" / "samples")).Reload()
+    for i, tag in enumerate(["beta/position/0", "beta/position/1", "beta/position/2", "beta/spread"]):
+        assert [s.value for s in samples.Scalars(tag)] == pytest.approx([row["beta"][i] for row in rows], rel=1e-6)
+
+
+def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
+    config = compose([
+        f"root={tmp_path}", "optimizer=fixed", "network.size=32", "env.batch_size=2", "env.unroll_steps=1",
+        "budget={amount: 1, unit: updates}",
+    ])  # fmt: skip
+    folder = run(config)
+    assert folder.parent.parent.name == "shapes-standin"
+    record = records.read(folder)
+    assert record.rows[0]["data"] == {"validation": "stand-in validation", "test": "stand-in test"}
+    assert "mean_degrees" in record.rows[-1]["test"]
+    tags = EventAccumulator(str(folder / "tb" / "samples")).Reload().Tags()
+    assert set(tags["images"]) == {"samples", "validation/photo_truth_prediction_error"}
+    assert any(tag.startswith("sample_VERTEX") for tag in tags["tensors"])
+
+
+def test_comma_lists_stand_for_every_combination():
+    combinations = compare.expand(["env=quadratic", "optimizer=fixed,evolution", "seed=0,1"])
+    assert combinations == [
+        ["env=quadratic", f"optimizer={name}", f"seed={seed}"] for name in ("fixed", "evolution") for seed in (0, 1)
+    ]
+
+
+def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
+    arguments = [
+        f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0,1",
+        "budget={amount: 5, unit: updates}", "workers=2",
+    ]  # fmt: skip
+    broken = tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
+    run(quadratic(tmp_path, updates=5))
+    (broken / "DONE.json").unlink()
+    (broken / "checkpoint.pt").write_bytes(b"")
+    assert compare.main(arguments) == 1
+    assert f"{broken} failed" in capsys.readouterr().err
+    for other in ("fixed/seed=1", "basic_random_search/seed=0", "basic_random_search/seed=1"):
+        assert (tmp_path / "default" / "quadratic" / other / "DONE.json").is_file()
+
+    (broken / "checkpoint.pt").unlink()
+    (broken / "rows.jsonl").unlink()
+    assert compare.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("nothing to do") == 3
+    assert "basic_random_search" in (tmp_path / "default" / "report.md").read_text()
+
+
+def test_the_command_line_answers_plainly(tmp_path):
+    def ask(*overrides):
+        command = [sys.executable, "-m", "benchmarks.run", f"root={tmp_path / 'runs'}", *overrides]
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )  # fmt: skip
+
+    questions = {
+        "a budget must be a positive, finite amount": ask("env=quadratic", "budget.amount=0"),
+        "hybrid_gradient": ask("optimizer=hybrid"),
+    }
+    for answer, process in questions.items():
+        _, errors = process.communicate()
+        assert process.returncode != 0
+        assert answer in errors
+        assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_optimizer_has_its_config_with_all_hyperparameters():
+    import inspect
+
+    from optimizers import REGISTRY
+
+    for name, kind in REGISTRY.items():
+        config = compose([f"optimizer={name}"]).optimizer
+        parameters = set(inspect.signature(kind).parameters) - {"space", "seed"}
+        assert set(config) - {"id", "label"} == parameters
+        assert config.id == config.label == name
+
+
+@pytest.mark.parametrize(
+    "experiment", sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
+)
+def test_experiments_compose(experiment):
+    assert json.dumps(dict(compose([f"experiment={experiment}"]).budget))
