@@ -173,6 +173,8 @@ def main(arguments: Sequence[str]) -> int:
             raise RunError(f"workers must be a whole number, not {workers[-1]!r}")
         overrides = [a for a in arguments if not a.startswith("workers=")]
         folders, failed = compare(overrides, int(workers[-1]) if workers else 1)
+        for folder, words in failed.items():
+            print(f"error: {folder} failed: {words.removeprefix('error: ')}", file=sys.stderr)
         for study in sorted({folder.parents[2] for folder in folders}):
             found = report.collect([study])
             print("\n" + report.write(found, study))
@@ -181,8 +183,6 @@ def main(arguments: Sequence[str]) -> int:
     except (HydraException, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for folder, words in failed.items():
-        print(f"error: {folder} failed: {words}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -62,8 +62,8 @@ def _grid(rows: list[NDArray[np.floating]]) -> NDArray[np.floating]:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
-def _upscaled(picture: NDArray[np.floating], least: int = 96) -> Picture:
-    """As bytes, a pixel repeated so often that small images can be seen."""
+def _upscaled(picture: NDArray[np.floating]) -> Picture:
+    """As bytes, narrow pictures at twice their size."""
     levels = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-    times = max(1, round(least / 64)) if picture.shape[1] < 16 * least else 1
+    times = 2 if picture.shape[1] < 1000 else 1
     return levels.repeat(times, axis=0).repeat(times, axis=1)

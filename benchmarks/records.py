@@ -149,7 +149,7 @@ def read_done(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         done = json.loads(path.read_text())
-        done["status"], done["rows"], done["phases"]
+        done["status"], done["rows"], done["phases"], done["hardware"], done["versions"], done["commit"]
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: damaged ({error!r}); delete it, and the run resumes from its checkpoint") from None
     return dict(done)

@@ -217,6 +217,10 @@ def curves(runs: Sequence[Record], title: str) -> Figure:
                 axis.plot(time, values.mean(0), label=f"{optimizer} (n = {len(group)})", **style)
                 if len(group) > 1:
                     axis.fill_between(time, values.min(0), values.max(0), alpha=0.15, color=style["color"], lw=0)
+            # The first updates come from untrained weights, far above anything that is to be compared.
+            shown = [line.get_ydata()[100:] for line in axis.get_lines()]
+            low, high = min(map(np.min, shown)), max(map(np.max, shown))
+            axis.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
             axis.set_xlabel(CLOCKS[clock])
             axis.grid(alpha=0.3)
             if column == 0:
@@ -269,7 +273,10 @@ def section(label: str, runs: Sequence[Record]) -> Section:
     ]
     if not _has_gpu(runs):
         notes.append("no GPU was used: the axis of GPU time is left out, and total computation time is CPU time")
-    band = "Line: mean over the seeds; band: their range; to where the shortest of them ends. "
+    band = (
+        "Line: mean over the seeds; band: their range; to where the shortest of them ends. The vertical axis fits the "
+        "last three quarters of the time. "
+    )
     shown = finished or open_runs
     caption = f"Error against computation time. {band}{title}."
     figures = [Picture(f"{label}-curves", caption, _png(curves(shown, title)))]
@@ -361,11 +368,15 @@ def _by_optimizer(runs: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 
 
 def _together(runs: Sequence[Record], clock: str, data: str, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Curves of several seeds on one axis of time: (T,) and (seeds, T), to where the shortest ends."""
+    """Curves of several seeds on one axis of time: (T,) and (seeds, T), to where the shortest ends.
+
+    A value holds until the next update is done: the weights of an update are not there before.
+    """
     times = [np.array([row["spent"][clock] for row in run.counted]) for run in runs]
     values = [np.array([row[data][metric] for row in run.counted]) for run in runs]
-    grid = np.linspace(0, min(time[-1] for time in times), 200)
-    return grid, np.stack([np.interp(grid, *pair) for pair in zip(times, values, strict=True)])
+    grid = np.linspace(0, min(time[-1] for time in times), 401)
+    held = [np.searchsorted(time, grid, side="right") - 1 for time in times]
+    return grid, np.stack([value[np.maximum(index, 0)] for value, index in zip(values, held, strict=True)])
 
 
 def _has_gpu(runs: Sequence[Record]) -> bool:

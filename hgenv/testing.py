@@ -243,7 +243,7 @@ class GeneratorConformance:
             assert len(tensor) == self.samples, f"{name} has {len(tensor)} rows for {self.samples} samples"
             assert tensor.is_floating_point(), f"{name} is {tensor.dtype}; dL/dX needs floating point"
             assert tensor.device == seeds.device, f"{name} is on {tensor.device}; samples belong where the seeds are"
-            if batch.image.dim() == 4:
+            if tensor.dim() == batch.image.dim() == 4:
                 assert tensor.shape[2:] == batch.image.shape[2:], (
                     f"{name} is {tuple(tensor.shape)}, the image {tuple(batch.image.shape)}; their pixels must match"
                 )

@@ -52,7 +52,7 @@ class HybridGradient(GradientOptimizer):
         directions: "gaussian", N(0, sigma^2 I) as in the paper; or "coordinate", sigma along single components, dealt
             out so that all components get as equal a number of samples as possible.
         shared: Whether all samples of an update are displaced along the same directions; else each along its own.
-        count: J, directions per sample. 2 N J samples are rendered an update.
+        count: J, directions per sample; of single components, at most all. 2 N J samples are rendered for a gradient.
         sigma: Displacement, as a fraction of each component's range.
         exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
         clip_samples: "median" scales each |dL/dX_i| down to the batch's median; None leaves them.
@@ -136,19 +136,16 @@ class HybridGradient(GradientOptimizer):
     def _directions(self, components: Tensor, samples: int) -> tuple[Tensor, Tensor | float]:
         """Directions (J, N, d) along some of the `components`, and what the sums of slopes are to be multiplied by."""
         own = 1 if self.shared else samples
-        delta = torch.zeros(self.count, own, self.space.dimension, dtype=torch.float64)
         if self.directions == "gaussian":
             shape = (self.count, own, len(components))
+            delta = torch.zeros(self.count, own, self.space.dimension, dtype=torch.float64)
             delta[..., components] = self.sigma * torch.randn(shape, generator=self.random, dtype=torch.float64)
             return delta.expand(-1, samples, -1), len(components) / self.count
-        if self.count > len(components):
-            raise ValueError(
-                f"count = {self.count} single-coordinate directions, but only {len(components)} components are "
-                f"differenced; choose a count of at most {len(components)}"
-            )
+        count = min(self.count, len(components))
         # Dealt out like cards, sample by sample: a sample's components are distinct, all get an equal share.
         order = components[torch.randperm(len(components), generator=self.random)]
-        dealt = order[torch.arange(own * self.count) % len(order)].reshape(own, self.count).T
+        dealt = order[torch.arange(own * count) % len(order)].reshape(own, count).T
+        delta = torch.zeros(count, own, self.space.dimension, dtype=torch.float64)
         delta.scatter_(-1, dealt[..., None], self.sigma)
         delta = delta.expand(-1, samples, -1)
         differenced = (delta != 0).sum((0, 1))

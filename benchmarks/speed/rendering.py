@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -22,15 +23,16 @@ from hgenv.generators.shapes import ShapeGenerator
 from hgenv.rendering.analytic import AnalyticRenderer
 from hgenv.rendering.gl import PyrenderRenderer
 from hgenv.rendering.mesh import MeshRenderer
-from hgenv.rendering.scene import EMPTY, Renderer, RenderError, Scene
+from hgenv.rendering.scene import EMPTY, Frame, RenderError, Scene
 
 SIZES = (64, 128)
 
 
-def renderers(size: int, segments: int) -> dict[str, Renderer | None]:
+def renderers(size: int, segments: int) -> dict[str, Callable[[Scene], Frame] | None]:
     """The routes by name; None where pyrender's libraries are missing."""
-    routes: dict[str, Renderer | None] = {
-        "torch": AnalyticRenderer(size),
+    routes: dict[str, Callable[[Scene], Frame] | None] = {
+        "numba": AnalyticRenderer(size),
+        "torch": AnalyticRenderer(size).render_torch,
         "mesh": MeshRenderer(size, segments=segments),
     }
     try:

@@ -29,10 +29,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON_CORNERS, Frame, RenderError, Scene
-
-# As in `analytic`.
-SHADOW_OFFSET = 2e-3
+from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SHADOW_OFFSET, SPHERE, TETRAHEDRON_CORNERS, Frame, RenderError, Scene
 
 LARGEST = 32  # leaf slots: one bit each
 

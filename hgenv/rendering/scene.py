@@ -18,6 +18,9 @@ UNION, DIFFERENCE = 0, 1
 # Share of the frame's edge that the longer side of an object's bounding rectangle takes; photos are cropped alike.
 FIT = 0.9
 
+# Shadow rays start this far above the surface, in view units (a pixel of a 64-px frame is 0.03).
+SHADOW_OFFSET = 2e-3
+
 # Corners of a regular tetrahedron of edge 1 around the origin are these times 1 / (2 sqrt 2).
 TETRAHEDRON_CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 

@@ -106,8 +106,9 @@ def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path):
     (line,) = figure.axes[2].get_lines()
     time, mean = line.get_data()
     assert time[-1] == 4  # where the shorter one ends
-    # Straight lines from 40 at 0 s to 20 and to 0 at 4 s.
-    np.testing.assert_allclose(mean, 40 - 7.5 * np.asarray(time))
+    # Updates end at 2 s and 4 s, at 30 and 20 degrees with one seed, at 20 and 0 with the other.
+    expected = np.where(np.asarray(time) < 2, 40, np.where(np.asarray(time) < 4, 25, 10))
+    np.testing.assert_allclose(mean, expected)
     (band,) = figure.axes[2].collections
     lowest, highest = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (lowest, highest) == (0, 40)

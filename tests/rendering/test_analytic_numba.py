@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from hgenv.generators.shapes import ShapeGenerator
-from hgenv.rendering import analytic, analytic_numba
 from hgenv.rendering.analytic import AnalyticRenderer
 from hgenv.rendering.analytic_numba import render
 from hgenv.rendering.scene import (
@@ -37,9 +36,7 @@ def random_scene(count: int, depth: int = 3, varied: bool = False, seed: int = 0
 
 
 def torch_form(scene: Scene, size: int, shadows: bool = True) -> Frame:
-    renderer = AnalyticRenderer(size, shadows)
-    frames = [renderer._render(scene[i : i + 32]) for i in range(0, len(scene), 32)]
-    return Frame(*(torch.cat([getattr(f, name) for f in frames]) for name in ("image", "normal", "depth", "mask")))
+    return AnalyticRenderer(size, shadows).render_torch(scene)
 
 
 def plain_scene(kind: list[int], size: list[tuple[float, float, float]], **changes: Tensor) -> Scene:
@@ -239,7 +236,3 @@ def test_all_slots_of_the_largest_tree() -> None:
 def test_refuses_trees_that_are_too_large() -> None:
     with pytest.raises(RenderError, match="at most 32 leaf slots, not 64"):
         render(plain_scene([SPHERE] + [EMPTY] * 63, [(1.0, 0, 0)] * 64), 8, True)
-
-
-def test_both_forms_cast_shadows_from_the_same_height() -> None:
-    assert analytic_numba.SHADOW_OFFSET == analytic.SHADOW_OFFSET

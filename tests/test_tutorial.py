@@ -1,0 +1,23 @@
+"""The tutorial is run as it is written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "TUTORIAL.md").read_text(), re.DOTALL)
+
+
+def test_registering_an_environment_takes_less_than_60_lines() -> None:
+    assert len(BLOCKS[0].splitlines()) < 60
+
+
+def test_the_tutorial_runs_and_its_environment_conforms(tmp_path: Path) -> None:
+    (tmp_path / "test_discs.py").write_text("\n".join(BLOCKS))
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_discs.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(re.findall(r"(\d+) passed", result.stdout)[0]) >= 12
+    errors = dict(re.findall(r"(\w+) \{'error': ([0-9.]+)\}", result.stdout))
+    assert float(errors["hybrid_gradient"]) < float(errors["fixed"])
