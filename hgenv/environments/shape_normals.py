@@ -58,7 +58,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
     | light | initial values of render blocks by name, see the 37-d environment | None |
     | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, inf |
-    | unroll_steps, batch_size | K, and samples of each of the K steps | 4, 16 |
+    | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
 
@@ -86,8 +86,8 @@ class ShapeNormalsEnv(DataGenEnv):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         decay_steps: float = math.inf,
-        unroll_steps: int = 4,
-        batch_size: int = 16,
+        unroll_steps: int = 2,
+        batch_size: int = 32,
         max_updates: int = 1000,
         device: str = "auto",
         render_mode: str | None = None,

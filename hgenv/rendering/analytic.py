@@ -1,7 +1,7 @@
 """Exact CSG on rays: no meshes, no system packages, any device, bits independent of the batch.
 
-This is the torch form: the reference, what runs on a GPU, and what autograd goes through. On a CPU, and where no
-derivative is asked for, `analytic_numba` renders the same frames some twenty times faster.
+This is the torch form: the reference, and what runs on a GPU. On a CPU `analytic_numba` renders the same frames some
+twenty times faster; where autograd is to go through the light, it finds the surfaces and torch shades them.
 
 Every convex primitive meets a ray in one interval [t_in, t_out]. From outside, a ray enters the solid either where it
 enters a primitive that adds, or where it leaves one that is subtracted; so each leaf offers one candidate, and the
@@ -12,7 +12,7 @@ the light.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -52,11 +52,22 @@ class AnalyticRenderer:
 
     def __call__(self, scene: Scene) -> Frame:
         """Render all objects; see `Renderer`."""
-        if scene.kind.device.type == "cpu" and not any(getattr(scene, f.name).requires_grad for f in fields(scene)):
-            from .analytic_numba import render  # late: compiling or loading the kernel takes a moment
+        if scene.kind.device.type != "cpu" or scene.linear.requires_grad:
+            return self.render_torch(scene)
+        from .analytic_numba import render  # late: compiling or loading the kernel takes a moment
 
+        if not any(getattr(scene, f.name).requires_grad for f in fields(scene)):
             return render(scene, self.size, self.shadows)
-        return self.render_torch(scene)
+        # White matter in direct light alone shows what is lit; where the light only grazes, it does not matter.
+        nothing, one = torch.zeros(len(scene)), torch.ones(len(scene))
+        plain = {f.name: getattr(scene, f.name).detach() for f in fields(scene)}
+        plain |= {"ambient": nothing, "texture": nothing, "exposure": one, "contrast": one}
+        frame = render(Scene(**plain), self.size, self.shadows)
+        x, y = pixel_centres(self.size)
+        mask, z = frame.mask.flatten(1), frame.depth.flatten(1)
+        lit = (frame.image.flatten(1) > 2e-4).to(torch.float32)
+        image = shade(scene, frame.normal.flatten(2), torch.stack([x * mask, y * mask, z], 1), lit, mask)
+        return replace(frame, image=image.reshape(frame.image.shape))
 
     def render_torch(self, scene: Scene) -> Frame:
         """The torch form, on any device."""

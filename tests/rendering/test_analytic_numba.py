@@ -1,6 +1,7 @@
 """The compiled form against the torch form, which shares no code with it, and against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -236,3 +237,21 @@ def test_all_slots_of_the_largest_tree() -> None:
 def test_refuses_trees_that_are_too_large() -> None:
     with pytest.raises(RenderError, match="at most 32 leaf slots, not 64"):
         render(plain_scene([SPHERE] + [EMPTY] * 63, [(1.0, 0, 0)] * 64), 8, True)
+
+
+def test_shading_for_autograd_gives_the_same_frames_and_the_torch_forms_derivatives() -> None:
+    scene = random_scene(40, varied=True)
+    renderer = AnalyticRenderer(64)
+    expected = renderer(scene)
+    gradients = []
+    for form in (renderer, renderer.render_torch):
+        leaves = {
+            name: getattr(scene, name).clone().requires_grad_() for name in ("light", "ambient", "texture", "exposure")
+        }
+        frame = form(replace(scene, **leaves))
+        for name in ("normal", "depth", "mask"):
+            torch.testing.assert_close(getattr(frame, name), getattr(expected, name), atol=1e-3, rtol=0)
+        assert ((frame.image - expected.image).abs() > 1e-4).sum() <= 20
+        gradients.append(torch.autograd.grad(frame.image.sum(), list(leaves.values())))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-2 * float(theirs.abs().max()))
