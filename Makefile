@@ -4,9 +4,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# Where torch without CUDA is to be had, for machines that have no GPU.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-REACHABLE := import urllib.request; urllib.request.urlopen("$(TORCH_INDEX)/torch/", timeout=5)
 
 .DEFAULT_GOAL := help
 .PHONY: help install benchmark test lint format clean
@@ -19,13 +16,11 @@ help:
 
 install: $(INSTALLED)
 
-# torch comes first: without a GPU, in the build that brings no gigabytes of CUDA libraries.
+# torch comes first, so that nothing else decides its version. Without a GPU, its CPU build saves gigabytes: point pip
+# at it with PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	index=; \
-	if ! nvidia-smi >/dev/null 2>&1 && $(BIN)/python -c '$(REACHABLE)' >/dev/null 2>&1; \
-	then index="--extra-index-url $(TORCH_INDEX)"; fi; \
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $$index torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
