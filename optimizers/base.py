@@ -121,12 +121,13 @@ class GradientOptimizer(Optimizer):
         self.rule.load_state_dict(state["rule"])
         self._descents, self._worked = state["descents"], state["worked"]
 
-    def _descend(self) -> None:
-        """beta <- project(beta - rule(gradient)), the gradient being in `scaled.grad`."""
+    def _descend(self, trust: Tensor | float = 1.0) -> None:
+        """beta <- project(beta - trust * rule(gradient)), the gradient being in `scaled.grad`."""
+        before = self.scaled.detach().clone()
         for group in self.rule.param_groups:
             group["lr"] = self.learning_rate / math.sqrt(1 + self._descents / self.decay_updates)
         self.rule.step()
-        self.scaled.data = self._project(self.scaled.detach())
+        self.scaled.data = self._project(before + trust * (self.scaled.detach() - before))
         self._descents += 1
 
     def _step(self, env: DataGenEnv) -> None:

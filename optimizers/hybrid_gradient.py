@@ -56,6 +56,8 @@ class HybridGradient(GradientOptimizer):
         sigma: Displacement, as a fraction of each component's range.
         exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
         clip_samples: "median" scales each |dL/dX_i| down to the batch's median; None leaves them.
+        shrink: Whether a component moves only as far as its estimate stands out of its noise over the samples (see
+            `trust`; not in the paper).
         max_norm: The norm that the gradient (per fraction of range) is clipped at; None leaves it.
         learning_rate: In fractions of range; RMSprop's typical step. (Its first is 1 / sqrt(1 - rho) as long.)
         rho: Forgetting factor of RMSprop's mean square.
@@ -76,6 +78,7 @@ class HybridGradient(GradientOptimizer):
         sigma: float = 0.05,
         exact: bool = True,
         clip_samples: str | None = "median",
+        shrink: bool = True,
         max_norm: float | None = None,
         learning_rate: float = 0.02,
         rho: float = 0.9,
@@ -91,28 +94,37 @@ class HybridGradient(GradientOptimizer):
         if count < 1 or not sigma > 0 or not (max_norm is None or max_norm > 0):
             raise ValueError(f"count, sigma and max_norm must be positive, not {count}, {sigma} and {max_norm}")
         self.directions, self.shared, self.count, self.sigma = directions, shared, count, sigma
-        self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
+        self.exact, self.clip_samples, self.shrink, self.max_norm = exact, clip_samples, shrink, max_norm
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
 
     def improve(self, env: DataGenEnv) -> None:
         """One step of RMSprop along the gradient of the environment's last step, if that worked."""
         # A last step that failed left an older unroll behind, at another beta.
-        if self._worked is not None and env.outcome is not None and env.outcome.ok:
-            try:
-                gradient = self.gradient(env)
-            except RenderError as error:
-                logger.warning("update %d goes without a gradient: %s", env.update, error)
-            else:
-                if gradient.isfinite().all():
-                    self.scaled.grad = gradient
-                    if self.max_norm is not None:
-                        torch.nn.utils.clip_grad_norm_([self.scaled], self.max_norm)
-                    self._descend()
-                else:
-                    logger.warning("update %d goes without a gradient: it is not finite", env.update)
+        if self._worked is None or env.outcome is None or not env.outcome.ok:
+            return
+        try:
+            slopes = self.sample_slopes(env)
+        except RenderError as error:
+            logger.warning("update %d goes without a gradient: %s", env.update, error)
+            return
+        if slopes.isinf().any() or not env.sample_gradient().image.isfinite().all():
+            logger.warning("update %d goes without a gradient: it is not finite", env.update)
+            return
+        self.scaled.grad = total(slopes)
+        if self.max_norm is not None:
+            torch.nn.utils.clip_grad_norm_([self.scaled], self.max_norm)
+        self._descend(trust(slopes) if self.shrink else 1.0)
 
     def gradient(self, env: DataGenEnv) -> Tensor:
         """Estimate of dL/dbeta at the last step of `env`, (d,) per fraction of range.
+
+        Raises:
+            RenderError: A displaced sample cannot be rendered.
+        """
+        return total(self.sample_slopes(env))
+
+    def sample_slopes(self, env: DataGenEnv) -> Tensor:
+        """Each sample's own estimate of dL/dbeta through it, (N, d) per fraction of range; NaN where it made none.
 
         Raises:
             RenderError: A displaced sample cannot be rendered.
@@ -122,34 +134,34 @@ class HybridGradient(GradientOptimizer):
         if self.exact:
             for name in env.generator.smooth:
                 black_box[self.space.slice(name)] = False
-        gradient = torch.zeros(self.space.dimension, dtype=torch.float64)
+        estimates = torch.zeros(env.samples_per_update, self.space.dimension, dtype=torch.float64)
         if black_box.any():
-            delta, scale = self._directions(black_box.nonzero().squeeze(-1), env.samples_per_update)
-            slopes = weights * env.slopes(delta)
+            delta = self._directions(black_box.nonzero().squeeze(-1), env.samples_per_update)
             centre = self.scaled.detach()
             taken = (centre + delta).clamp(0, 1) - (centre - delta).clamp(0, 1)
-            gradient += scale * (slopes[..., None] * torch.nn.functional.normalize(taken, dim=-1)).sum((0, 1))
+            along = env.slopes(delta)[..., None] * torch.nn.functional.normalize(taken, dim=-1)
+            if self.directions == "gaussian":
+                estimates += black_box.sum() * along.mean(0)
+            else:
+                estimates += torch.where((delta != 0).any(0) | ~black_box, along.sum(0), torch.nan)
         if not black_box.all():
-            gradient += (weights[:, None] * env.exact_slopes()).sum(0)
-        return gradient
+            estimates += env.exact_slopes()
+        return weights[:, None] * estimates
 
-    def _directions(self, components: Tensor, samples: int) -> tuple[Tensor, Tensor | float]:
-        """Directions (J, N, d) along some of the `components`, and what the sums of slopes are to be multiplied by."""
+    def _directions(self, components: Tensor, samples: int) -> Tensor:
+        """Directions (J, N, d) along some of the `components`."""
         own = 1 if self.shared else samples
         if self.directions == "gaussian":
             shape = (self.count, own, len(components))
             delta = torch.zeros(self.count, own, self.space.dimension, dtype=torch.float64)
             delta[..., components] = self.sigma * torch.randn(shape, generator=self.random, dtype=torch.float64)
-            return delta.expand(-1, samples, -1), len(components) / self.count
+            return delta.expand(-1, samples, -1)
         count = min(self.count, len(components))
         # Dealt out like cards, sample by sample: a sample's components are distinct, all get an equal share.
         order = components[torch.randperm(len(components), generator=self.random)]
         dealt = order[torch.arange(own * count) % len(order)].reshape(own, count).T
         delta = torch.zeros(count, own, self.space.dimension, dtype=torch.float64)
-        delta.scatter_(-1, dealt[..., None], self.sigma)
-        delta = delta.expand(-1, samples, -1)
-        differenced = (delta != 0).sum((0, 1))
-        return delta, samples / differenced.clamp(min=1)
+        return delta.scatter_(-1, dealt[..., None], self.sigma).expand(-1, samples, -1)
 
     def _sample_weights(self, env: DataGenEnv) -> Tensor:
         """(N,) factors that clip each sample's |dL/dX_i| at the batch's median."""
@@ -159,3 +171,21 @@ class HybridGradient(GradientOptimizer):
             return torch.ones_like(norms)
         median = norms.median()
         return torch.where(norms > median, median / norms, 1.0)
+
+
+def total(slopes: Tensor) -> Tensor:
+    """Sum over all samples, extrapolated from those that have an estimate; (N, d) to (d,), 0 where none has."""
+    return len(slopes) * slopes.nanmean(0).nan_to_num(0)
+
+
+def trust(slopes: Tensor) -> Tensor:
+    """How far a mean over samples is to be believed, (N, d) with NaN for what is missing, to (d,) in [0, 1].
+
+    The positive-part James-Stein factor max(0, 1 - 1 / t^2), t being the mean over its standard error: components that
+    are pure noise stay where they are two times out of three, while RMSprop alone would move them at full step.
+    """
+    counts = (~slopes.isnan()).sum(0)
+    mean = slopes.nanmean(0).nan_to_num(0)
+    variance = ((slopes - mean) ** 2).nansum(0) / (counts - 1).clamp(min=1)
+    squared_error = torch.where(counts > 1, variance / counts.clamp(min=1), torch.inf)
+    return (1 - squared_error / (mean**2).clamp(min=1e-300)).clamp(min=0)

@@ -3,7 +3,6 @@
 import logging
 
 import gymnasium
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.rendering import RenderError
 from optimizers import HybridGradient
+from optimizers.hybrid_gradient import total, trust
 
 
 def quadratic(**options: object) -> DataGenEnv:
@@ -101,7 +101,7 @@ def test_coordinates_are_dealt_out_evenly(samples: int, count: int, components: 
     space = DecisionSpace([hgenv.block("all", components + 2, 0.0, 1.0, 0.5, "1", "test")])
     optimizer = HybridGradient(space, seed=0, count=count, sigma=0.1)
     which = torch.arange(components) + 1
-    delta, scale = optimizer._directions(which, samples)
+    delta = optimizer._directions(which, samples)
     assert delta.shape == (count, samples, components + 2)
     used = delta != 0
     assert (used.sum(-1) == 1).all()
@@ -110,8 +110,7 @@ def test_coordinates_are_dealt_out_evenly(samples: int, count: int, components: 
     times = used.sum((0, 1))
     assert times[0] == times[-1] == 0  # those that are not differenced
     assert times[which].max() - times[which].min() <= 1
-    np.testing.assert_allclose(scale[times > 0] * times[times > 0], samples)
-    again, _ = optimizer._directions(which, samples)
+    again = optimizer._directions(which, samples)
     assert not torch.equal(delta, again)
 
 
@@ -149,7 +148,7 @@ def test_a_bound_that_cuts_directions() -> None:
     state = optimizer.random.get_state()
     estimate = optimizer.gradient(env)
     optimizer.random.set_state(state)
-    delta = optimizer._directions(torch.arange(4), 1)[0][0, 0]
+    delta = optimizer._directions(torch.arange(4), 1)[0, 0]
     taken = (at_bound + delta).clamp(0, 1) - (at_bound - delta).clamp(0, 1)
     # f is linear in beta, so the slope along what was taken is known.
     expected = 4 * (closed_form(env) @ taken) * taken / (taken @ taken)
@@ -161,7 +160,8 @@ def test_a_bound_that_cuts_directions() -> None:
 def test_update_is_rmsprop(max_norm: float | None) -> None:
     """Three updates against RMSprop written out, with clipping and decay."""
     env, rate, rho, eps, decay = quadratic(), 0.02, 0.8, 1e-4, 2.0
-    optimizer = stepped(env, learning_rate=rate, rho=rho, eps=eps, decay_updates=decay, max_norm=max_norm)
+    options = {"rho": rho, "eps": eps, "decay_updates": decay, "max_norm": max_norm, "shrink": False}
+    optimizer = stepped(env, learning_rate=rate, **options)
     square, beta = torch.zeros(4, dtype=torch.float64), env.space.scale(env.space.initial)
     for t in range(3):
         gradient = optimizer.gradient(env)
@@ -195,19 +195,19 @@ def test_after_a_failed_step_beta_goes_half_way_back() -> None:
         optimizer.update(env)
     worked = env.outcome.beta
     # The gradient is taken and beta moves; then the step fails.
-    gradient = optimizer.gradient
+    slopes = optimizer.sample_slopes
 
     def then_fail(env: DataGenEnv) -> Tensor:
-        result = gradient(env)
+        result = slopes(env)
         generator.failing = True
         return result
 
-    optimizer.gradient = then_fail  # type: ignore[method-assign]
+    optimizer.sample_slopes = then_fail  # type: ignore[method-assign]
     optimizer.update(env)
     failed = env.outcome.beta
     assert not env.outcome.ok
     assert not torch.allclose(failed, worked)
-    generator.failing, optimizer.gradient = False, gradient  # type: ignore[method-assign]
+    generator.failing, optimizer.sample_slopes = False, slopes  # type: ignore[method-assign]
     before = env.ledger.counts["gradient_steps"]
     optimizer.update(env)
     torch.testing.assert_close(env.outcome.beta, (failed + worked) / 2)
@@ -237,3 +237,27 @@ def test_unrenderable_differences_skip_the_gradient(caplog: pytest.LogCaptureFix
     assert env.outcome.ok
     assert env.update == 2
     torch.testing.assert_close(env.outcome.beta, env.space.initial)
+
+
+def test_trust_is_the_james_stein_factor() -> None:
+    slopes = torch.tensor([[1.0, 1.0, 5.0, 2.0], [1.0, -1.0, 5.0, torch.nan], [1.0, 1.0, 8.0, torch.nan]]).double()
+    factor = trust(slopes)
+    assert factor[0] == 1  # no noise at all
+    assert factor[1] == 0  # mean 1/3, standard error 2/3
+    assert float(factor[2]) == pytest.approx(1 - 1 / 36)  # mean 6, standard error 1
+    assert factor[3] == 0  # one sample says nothing about its noise
+
+
+def test_pure_noise_moves_less_than_a_signal() -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(400, 64, 2, generator=rng, dtype=torch.float64)
+    noise[..., 1] += 1.0  # eight standard errors
+    factors = torch.stack([trust(n) for n in noise])
+    assert float((factors[:, 0] == 0).double().mean()) == pytest.approx(0.68, abs=0.06)  # |t| < 1
+    assert factors[:, 1].min() > 0.9
+
+
+def test_components_that_no_sample_was_differenced_along_stay() -> None:
+    slopes = torch.tensor([[1.0, torch.nan], [3.0, torch.nan]]).double()
+    assert total(slopes).tolist() == [4.0, 0.0]
+    assert trust(slopes)[1] == 0
