@@ -1,0 +1,84 @@
+"""Where an update's time goes, for each optimizer: `python -m benchmarks.speed.update [--seconds 20]`.
+
+Each optimizer runs on the stand-in under the same budget of CPU time. Shares are of the CPU time charged to it, phase
+by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases, times the number of readings),
+and `unaccounted` what the process used during the updates that no phase holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+import gymnasium
+import torch
+
+import hgenv  # noqa: F401 - registers the environments
+from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
+from optimizers import REGISTRY
+
+
+def measure(name: str, seconds: float) -> dict[str, float]:
+    """Shares of one optimizer's updates by phase, with `ledger` and `unaccounted`."""
+    env = gymnasium.make("hgenv/ShapeNormalsLit-v0", disable_env_checker=True, device="cpu").unwrapped
+    optimizer = REGISTRY[name](env.space, seed=0)
+    env.reset(seed=0)
+    env.warm_up()
+    readings = 0
+    switch = env.ledger._switch
+
+    def counted(phase: str) -> None:
+        nonlocal readings
+        readings += 1
+        switch(phase)
+
+    env.ledger._switch = counted
+    start, before = time.process_time(), env.ledger.by_phase()
+    while time.process_time() - start < seconds:
+        optimizer.update(env)
+    used, after = time.process_time() - start, env.ledger.by_phase()
+    spent = {phase: after[phase]["cpu_seconds"] - before[phase]["cpu_seconds"] for phase in PHASES + OFF_CLOCK}
+    charged = sum(spent[phase] for phase in PHASES)
+    shares = {phase: spent[phase] / charged for phase in PHASES}
+    return shares | {"ledger": readings * reading_seconds() / charged, "unaccounted": 1 - sum(spent.values()) / used}
+
+
+def reading_seconds(times: int = 20000) -> float:
+    """CPU seconds that one reading of the clocks takes."""
+    ledger = Ledger()
+    start = time.process_time()
+    for _ in range(times // 2):
+        with ledger.phase("train"):  # two readings
+            pass
+    return (time.process_time() - start) / times
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds for each optimizer (default: 20)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        f"hgenv/ShapeNormalsLit-v0, stand-in, {arguments.seconds:g} CPU seconds each; {os.cpu_count()} cores, 1 thread"
+    )
+    names = (*PHASES, "ledger", "unaccounted")
+    print(f"{'optimizer':<22}" + "".join(f"{name:>12}" for name in names) + f"{'overhead':>12}")
+    result: dict[str, float] = {}
+    for optimizer in REGISTRY:
+        shares = measure(optimizer, arguments.seconds)
+        print(
+            f"{optimizer:<22}" + "".join(f"{shares[name]:>12.2%}" for name in names) + f"{shares['optimizer']:>12.2%}"
+        )
+        result |= {f"{optimizer}_{phase}_share": round(shares[phase], 5) for phase in PHASES}
+        result["ledger_share"] = max(result.get("ledger_share", 0.0), round(shares["ledger"], 6))
+        worst = max(result.get("unaccounted_share", 0.0), abs(round(shares["unaccounted"], 6)))
+        result["unaccounted_share"] = worst
+    print("\noverhead: everything outside generate, train, gradient and validate; ledger is part of all phases\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
