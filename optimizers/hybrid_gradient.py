@@ -59,7 +59,8 @@ class HybridGradient(GradientOptimizer):
         shrink: Whether a component moves only as far as its estimate stands out of its noise over the samples (see
             `trust`; not in the paper).
         max_norm: The norm that the gradient (per fraction of range) is clipped at; None leaves it.
-        learning_rate: In fractions of range; RMSprop's typical step. (Its first is 1 / sqrt(1 - rho) as long.)
+        learning_rate: In fractions of range; RMSprop's typical step, which momentum lengthens to learning_rate /
+            (1 - momentum) where gradients agree. (The first is 1 / sqrt(1 - rho) as long.)
         rho: Forgetting factor of RMSprop's mean square.
         eps: Added to RMSprop's root mean square of the gradient.
         momentum: Of RMSprop; 0 for none.
@@ -74,16 +75,16 @@ class HybridGradient(GradientOptimizer):
         every: int = 1,
         directions: str = "coordinate",
         shared: bool = False,
-        count: int = 4,
+        count: int = 8,
         sigma: float = 0.05,
         exact: bool = True,
         clip_samples: str | None = "median",
         shrink: bool = True,
         max_norm: float | None = None,
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.01,
         rho: float = 0.9,
         eps: float = 1e-8,
-        momentum: float = 0.0,
+        momentum: float = 0.9,
         decay_updates: float = math.inf,
     ) -> None:
         super().__init__(space, seed=seed, every=every, learning_rate=learning_rate, decay_updates=decay_updates)

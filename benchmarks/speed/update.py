@@ -1,8 +1,8 @@
 """Where an update's time goes, for each optimizer: `python -m benchmarks.speed.update [--seconds 20]`.
 
 Each optimizer runs on the stand-in under the same budget of CPU time. Shares are of the CPU time charged to it, phase
-by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases, times the number of readings),
-and `unaccounted` what the process used during the updates that no phase holds.
+by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases, times their number), and
+`unaccounted` what the process used during the updates that no phase holds.
 """
 
 from __future__ import annotations

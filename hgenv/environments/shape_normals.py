@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -57,7 +56,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | renderer, shadows | "analytic", "mesh" or "pyrender"; whether objects shade themselves | "analytic", True |
     | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
     | light | initial values of render blocks by name, see the 37-d environment | None |
-    | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, inf |
+    | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, 100 |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
@@ -85,7 +84,7 @@ class ShapeNormalsEnv(DataGenEnv):
         learning_rate: float = 0.05,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        decay_steps: float = math.inf,
+        decay_steps: float = 100,
         unroll_steps: int = 2,
         batch_size: int = 32,
         max_updates: int = 1000,

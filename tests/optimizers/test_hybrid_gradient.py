@@ -160,7 +160,7 @@ def test_a_bound_that_cuts_directions() -> None:
 def test_update_is_rmsprop(max_norm: float | None) -> None:
     """Three updates against RMSprop written out, with clipping and decay."""
     env, rate, rho, eps, decay = quadratic(), 0.02, 0.8, 1e-4, 2.0
-    options = {"rho": rho, "eps": eps, "decay_updates": decay, "max_norm": max_norm, "shrink": False}
+    options = {"rho": rho, "eps": eps, "decay_updates": decay, "max_norm": max_norm, "momentum": 0.0, "shrink": False}
     optimizer = stepped(env, learning_rate=rate, **options)
     square, beta = torch.zeros(4, dtype=torch.float64), env.space.scale(env.space.initial)
     for t in range(3):
