@@ -3,7 +3,7 @@
 At the initial beta and after some updates of training, every estimate is compared with a reference: central differences
 of L itself, coordinate by coordinate, with common random numbers, averaged over several sets of sample seeds. Its own
 noise shows in the cosine between its two halves. Takes the overrides of `benchmarks.run` for the environment; writes
-`rows.jsonl` (every gradient, per fraction of range) and `report.md` (cosines by group of blocks, cost of an estimate).
+`rows.jsonl` (every gradient, per fraction of range) and `report.md` (cosines, cost of an estimate).
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ def main(arguments: list[str]) -> None:
     bench = Bench(make_environment(config), options.warm)
     space = bench.env.space
     groups = {"all": torch.ones(space.dimension, dtype=torch.bool)}
-    if bench.env.generator.smooth:
-        light = torch.zeros(space.dimension, dtype=torch.bool)
-        for name in bench.env.generator.smooth:
-            light[space.slice(name)] = True
-        groups |= {"light": light, "shape": ~light}
+    smooth = torch.zeros(space.dimension, dtype=torch.bool)
+    for name in bench.env.generator.smooth:
+        smooth[space.slice(name)] = True
+    if smooth.any() and not smooth.all():
+        groups |= {"smooth blocks": smooth, "other blocks": ~smooth}
 
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -130,8 +130,9 @@ def main(arguments: list[str]) -> None:
         f"# Estimates of dL/dbeta: {records.environment_label(config)}",
         "",
         f"After {options.warm} updates at the initial beta, {options.draws} draws of sample seeds; `reference` is "
-        f"central differences of L, sigma {options.sigma}. A row: mean cosine of one estimate to the reference, by group "
-        "of components; cosine of the mean of all draws to it; mean cosine between two draws; CPU + GPU seconds of one.",
+        f"central differences of L, sigma {options.sigma}. A row: mean cosine of one estimate to it, over all "
+        "components and by group; cosine of the mean of all draws to it; mean cosine between two draws; CPU + GPU "
+        "seconds of one.",
         "",
         f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
         "",
