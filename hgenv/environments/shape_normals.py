@@ -21,7 +21,7 @@ class ShapeNormalsEnv(DataGenEnv):
 
     ## Decision vector (d = 29)
 
-    {shape_table}
+    {table}
 
     Lengths are relative: every object is fitted into the frame. `hgenv.generators.grammar` defines the grammar's parts.
     Light, texture and exposure follow a fixed distribution: the one that `ShapeNormalsLit-v0` starts from, or `light`.
@@ -112,26 +112,23 @@ class ShapeNormalsLitEnv(ShapeNormalsEnv):
 
     ## Decision vector (d = 37)
 
-    {lit_table}
+    {table}
 
-    Everything else is as in `ShapeNormalsEnv`, `light` included, which here moves the render blocks' initial values.
+    The first 29 components are those of `ShapeNormals-v0`; a sample's light is drawn around the mean that beta gives.
+    The argument `light` moves initial values of the render blocks.
 
-    ## Version history
-
-    * v0: initial version.
     """
 
     lit = True
 
 
 if ShapeNormalsEnv.__doc__ and ShapeNormalsLitEnv.__doc__:  # python -OO has none
-    indent = "\n    "
-    ShapeNormalsEnv.__doc__ = ShapeNormalsEnv.__doc__.replace(
-        "{shape_table}", ShapeGenerator().space.table().replace("\n", indent)
-    )
-    ShapeNormalsLitEnv.__doc__ = ShapeNormalsLitEnv.__doc__.replace(
-        "{lit_table}", ShapeGenerator(lit=True).space.table().replace("\n", indent)
-    )
+    for cls in (ShapeNormalsEnv, ShapeNormalsLitEnv):
+        cls.__doc__ = str(cls.__doc__).replace(
+            "{table}", ShapeGenerator(lit=cls.lit).space.table().replace("\n", "\n    ")
+        )
+    # From the observation on, both are alike.
+    ShapeNormalsLitEnv.__doc__ += ShapeNormalsEnv.__doc__[ShapeNormalsEnv.__doc__.index("## Observation") :]
 
 
 def choose_device(device: str) -> torch.device:
