@@ -7,6 +7,7 @@ a moment, beta and the pictures, is in the sub-run `samples`, on the "Step" axis
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class Board:
         self.env, self.picture_updates = env, picture_updates
         clocks = [name for name in CLOCKS if name != "gpu" or env.device.type == "cuda"]
         purge = first or None
+        if purge:
+            # TensorBoard reads files in the order of the second in their names: ours has to come after what it voids.
+            seconds = [int(path.name.split(".")[3]) for path in folder.glob("*/events.out.tfevents.*")]
+            time.sleep(max(0.0, max(seconds, default=0) + 1 - time.time()))
         self.curves = {name: SummaryWriter(str(folder / name), purge_step=purge) for name in clocks}
         self.samples = SummaryWriter(str(folder / "samples"), purge_step=purge)
         self.drawn = -1
