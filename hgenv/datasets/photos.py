@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,6 +70,16 @@ class NativeTruth:
     normal: Tensor
     mask: Tensor
     window: Window
+
+    @cached_property
+    def valid(self) -> tuple[Tensor, Tensor]:
+        """The M valid pixels: where they lie in the window, (M, 2) x and y from -1 to 1, and their normals, (3, M)."""
+        left, top, edge = self.window
+        row, column = self.mask.nonzero(as_tuple=True)
+        # The centre of pixel (i, j) is at (j + 1/2, i + 1/2); the window's edges are at -1 and 1.
+        centre = torch.stack([column, row], -1).double() + 0.5
+        position = 2 * (centre - centre.new_tensor([left, top])) / edge - 1
+        return position.float(), self.normal[:, row, column].float()
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,12 @@ def _errors(prediction: Tensor, truth: NativeTruth) -> Tensor:
     Predictions are interpolated bilinearly between the centres of the network's pixels, and constant beyond the
     outermost ones.
     """
-    left, top, edge = truth.window
-    row, column = truth.mask.nonzero(as_tuple=True)
-    # The centre of pixel (i, j) is at (j + 1/2, i + 1/2); grid_sample's coordinates run from -1 to 1 between the edges.
-    centre = torch.stack([column, row], -1).double() + 0.5
-    position = 2 * (centre - centre.new_tensor([left, top])) / edge - 1
+    position, normal = truth.valid
     sampled = functional.grid_sample(
-        prediction.double()[None], position[None, None], mode="bilinear", padding_mode="border", align_corners=False
+        prediction.to(position.dtype)[None],
+        position[None, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )[0, :, 0]
-    return angles(sampled, truth.normal[:, row, column].double(), dim=0)
+    return angles(sampled, normal, dim=0).double()
