@@ -110,6 +110,15 @@ class GradientOptimizer(Optimizer):
         self._descents = 0
         self._worked: Tensor | None = None
 
+    def update(self, env: DataGenEnv) -> None:
+        """Improve beta if it is time, and step; after a failed step, go back half way."""
+        super().update(env)
+        assert env.outcome is not None
+        if env.outcome.ok:
+            self._worked = self.scaled.detach().clone()
+        elif self._worked is not None:
+            self.scaled.data = (self.scaled.detach() + self._worked) / 2
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
         rest = {"rule": self.rule.state_dict(), "descents": self._descents, "worked": self._worked}
@@ -130,10 +139,20 @@ class GradientOptimizer(Optimizer):
         self.scaled.data = self._project(before + trust * (self.scaled.detach() - before))
         self._descents += 1
 
-    def _step(self, env: DataGenEnv) -> None:
-        super()._step(env)
-        assert env.outcome is not None
-        if env.outcome.ok:
-            self._worked = self.scaled.detach().clone()
-        elif self._worked is not None:
-            self.scaled.data = (self.scaled.detach() + self._worked) / 2
+
+def total(slopes: Tensor) -> Tensor:
+    """Sum over all samples, extrapolated from those that have an estimate; (N, d) to (d,), 0 where none has."""
+    return len(slopes) * slopes.nanmean(0).nan_to_num(0)
+
+
+def trust(slopes: Tensor) -> Tensor:
+    """How far a mean over samples is to be believed, (N, d) with NaN for what is missing, to (d,) in [0, 1].
+
+    The positive-part James-Stein factor max(0, 1 - 1 / t^2), t being the mean over its standard error: components that
+    are pure noise stay where they are two times out of three, while RMSprop alone would move them at full step.
+    """
+    counts = (~slopes.isnan()).sum(0)
+    mean = slopes.nanmean(0).nan_to_num(0)
+    variance = ((slopes - mean) ** 2).nansum(0) / (counts - 1).clamp(min=1)
+    squared_error = torch.where(counts > 1, variance / counts.clamp(min=1), torch.inf)
+    return (1 - squared_error / (mean**2).clamp(min=1e-300)).clamp(min=0)

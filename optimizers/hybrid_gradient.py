@@ -12,7 +12,7 @@ from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.rendering import RenderError
 
-from .base import GradientOptimizer
+from .base import GradientOptimizer, total, trust
 
 logger = logging.getLogger(__name__)
 
@@ -172,21 +172,3 @@ class HybridGradient(GradientOptimizer):
             return torch.ones_like(norms)
         median = norms.median()
         return torch.where(norms > median, median / norms, 1.0)
-
-
-def total(slopes: Tensor) -> Tensor:
-    """Sum over all samples, extrapolated from those that have an estimate; (N, d) to (d,), 0 where none has."""
-    return len(slopes) * slopes.nanmean(0).nan_to_num(0)
-
-
-def trust(slopes: Tensor) -> Tensor:
-    """How far a mean over samples is to be believed, (N, d) with NaN for what is missing, to (d,) in [0, 1].
-
-    The positive-part James-Stein factor max(0, 1 - 1 / t^2), t being the mean over its standard error: components that
-    are pure noise stay where they are two times out of three, while RMSprop alone would move them at full step.
-    """
-    counts = (~slopes.isnan()).sum(0)
-    mean = slopes.nanmean(0).nan_to_num(0)
-    variance = ((slopes - mean) ** 2).nansum(0) / (counts - 1).clamp(min=1)
-    squared_error = torch.where(counts > 1, variance / counts.clamp(min=1), torch.inf)
-    return (1 - squared_error / (mean**2).clamp(min=1e-300)).clamp(min=0)
