@@ -225,9 +225,7 @@ class DataGenEnv(gym.Env):
         valid = [self._valid(beta) for beta in betas]
         return [self._evaluate(beta, beta.expand(self.samples_per_update, -1))[0] for beta in valid]
 
-    def step_each(
-        self, betas: Tensor, share: int = 1
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step_each(self, betas: Tensor, share: int = 1) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Like `step`, every training sample having its own beta.
 
         Args:
@@ -274,12 +272,16 @@ class DataGenEnv(gym.Env):
             self.ledger.count("flops", start + self.unroll_steps * flops("gradient", self.batch_size))
         return self._gradient
 
-    def credits(self) -> Tensor:
-        """What each of the N samples of the last step did to L, to first order in the weights: dL/d(weight of the sample).
+    def credits(self, exact: bool = False) -> Tensor:
+        """What each of the N samples of the last step did to L, to first order in the network's weights.
 
-        Two samples of one training step that are alike but for beta differ in credit by what that did to L. Neglects
-        how the K training steps bend each other's gradients (see `hgenv.learning.unroll.credits`); without that,
-        credits are <dL/dmask_i, mask_i> of `sample_gradient`, at six times the price.
+        It is the derivative of L by the sample's weight in the training loss. Two samples of one training step that are
+        alike but for beta differ in credit by what beta did to L.
+
+        Args:
+            exact: By the full adjoint, <dL/dmask_i, mask_i> of `sample_gradient`, at about five times the price (none
+                if that is paid for). Otherwise how the K training steps bend each other's gradients is left out, see
+                `hgenv.learning.unroll.credits`.
 
         Returns:
             (N,) float64.
@@ -288,6 +290,11 @@ class DataGenEnv(gym.Env):
             RuntimeError: No step has succeeded since `reset`.
         """
         unroll = self._last_unroll()
+        if exact:
+            gradient = self.sample_gradient()
+            with self.ledger.phase("gradient"):
+                masks = torch.cat([batch.mask for batch in unroll.batches])
+                return (gradient.mask * masks).flatten(1).sum(1).to("cpu", torch.float64)
         with self.ledger.phase("gradient"):
             _, parts = unrolled_credits(self.learner, self.sgd, unroll.states, unroll.batches, self.validation)
             credits = torch.cat(parts).to("cpu", torch.float64)

@@ -50,6 +50,8 @@ class CreditGradient(GradientOptimizer):
         every: Updates from one gradient to the next; those between only step, all samples at beta.
         directions: "gaussian", N(0, sigma^2 I); or "coordinate", sigma along single components, dealt out evenly.
         sigma: Displacement of the training samples, as a fraction of each component's range.
+        exact: Whether credits come from the full adjoint; else the curvature within the K steps is left out, at a
+            fifth of the price.
         clip_pairs: "median" scales each |c_j+ - c_j-| down to twice their median; None leaves them.
         shrink: Whether a component moves only as far as its estimate stands out of its noise (see `trust`).
         learning_rate: In fractions of range; RMSprop's typical step, see `HybridGradient`.
@@ -67,6 +69,7 @@ class CreditGradient(GradientOptimizer):
         every: int = 1,
         directions: str = "gaussian",
         sigma: float = 0.1,
+        exact: bool = False,
         clip_pairs: str | None = None,
         shrink: bool = True,
         learning_rate: float = 0.01,
@@ -82,7 +85,8 @@ class CreditGradient(GradientOptimizer):
             raise ValueError(f"unknown clip_pairs {clip_pairs!r}; choose 'median' or None")
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, not {sigma}")
-        self.directions, self.sigma, self.clip_pairs, self.shrink = directions, sigma, clip_pairs, shrink
+        self.directions, self.sigma, self.exact = directions, sigma, exact
+        self.clip_pairs, self.shrink = clip_pairs, shrink
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
         self._taken: Tensor | None = None
 
@@ -110,7 +114,7 @@ class CreditGradient(GradientOptimizer):
         """
         if self._taken is None:
             raise RuntimeError("the last step was not in pairs: update() first")
-        ahead, behind = env.credits().reshape(-1, 2).unbind(-1)
+        ahead, behind = env.credits(self.exact).reshape(-1, 2).unbind(-1)
         change = ahead - behind
         if self.clip_pairs == "median":
             bound = 2 * change.abs().median()

@@ -30,6 +30,9 @@ from hgenv.batch import Batch
 
 Weights = dict[str, Tensor]
 
+# Losses bend so much along their own gradients that the usual 1 is too far (37 % off in single precision, against 1 %).
+STEP = 1 / 30
+
 
 class Learner(Protocol):
     """What is trained: a network as a function of its weights, its losses and its metrics.
@@ -194,8 +197,8 @@ def credits(
     """The validation loss after training and every sample's credit, at 2/3 of the price of the training itself.
 
     Two things tell these credits from the exact ones: the adjoint leaves out how a training step changes the gradients
-    of those after it (all of it that is not SGD's own arithmetic), and the slope along v_k is a central difference, of
-    sqrt(machine epsilon) relative to the weights.
+    of those after it (all of it that is not SGD's own arithmetic), and the slope along v_k is a central difference of
+    `STEP` times the root of the machine epsilon, relative to the weights.
 
     Args:
         learner: What was trained; its training loss must weight samples by `batch.mask`.
@@ -225,7 +228,7 @@ def _last_adjoint(learner: Learner, end: TrainingState, data: Any) -> tuple[Tens
 
 
 def _sgd_adjoint(sgd: SGD, state: TrainingState, adjoint: TrainingState) -> tuple[TrainingState, Weights]:
-    """dL/ds_k, the gradient of the step being held, and dL/dg_k. SGD is linear: no matter where it is differentiated."""
+    """dL/ds_k, the gradient of the step being held, and dL/dg_k; SGD is linear, so it is the same anywhere."""
     start = TrainingState(_leaves(state.weights), _leaves(state.momentum), state.step)
     gradient = _leaves(state.weights)
     end = sgd(start, gradient)
@@ -240,7 +243,7 @@ def _sgd_adjoint(sgd: SGD, state: TrainingState, adjoint: TrainingState) -> tupl
 
 def _credits_along(learner: Learner, weights: Weights, v: Weights, batch: Batch) -> Tensor:
     """Slope of each sample's share of the training loss along v in weight space, (B,)."""
-    step = math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps) * _norm(weights) / _norm(v)
+    step = STEP * math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps) * _norm(weights) / _norm(v)
     ends = []
     for sign in (1, -1):
         # Only the mask needs a gradient, so that the network keeps no graph.

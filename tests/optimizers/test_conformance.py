@@ -73,7 +73,14 @@ class TestFixed(OptimizerConformance):
 
 
 def test_registry_names_all() -> None:
-    assert list(REGISTRY) == ["hybrid_gradient", "credit_gradient", "basic_random_search", "evolution", "random_search", "fixed"]
+    assert list(REGISTRY) == [
+        "hybrid_gradient",
+        "credit_gradient",
+        "basic_random_search",
+        "evolution",
+        "random_search",
+        "fixed",
+    ]
 
 
 @pytest.mark.parametrize("name", REGISTRY)
