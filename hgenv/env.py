@@ -23,6 +23,7 @@ from .learning.unroll import SGD, Learner, TrainingState, train
 from .learning.unroll import credits as unrolled_credits
 from .learning.unroll import sample_gradient as unrolled_gradient
 from .rendering.scene import RenderError
+from .workers import Workers
 
 
 class Generator(Protocol):
@@ -127,6 +128,7 @@ class DataGenEnv(gym.Env):
         batch_size: int = 16,
         max_updates: int = 1000,
         device: str | torch.device = "cpu",
+        workers: int = 0,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
@@ -140,6 +142,10 @@ class DataGenEnv(gym.Env):
         self.unroll_steps, self.batch_size, self.max_updates = unroll_steps, batch_size, max_updates
         self.samples_per_update = unroll_steps * batch_size
         self.device = torch.device(device)
+        if workers < 0 or (workers and self.device.type != "cpu"):
+            raise ValueError(f"workers must be 0, or any number on a CPU, not {workers} on {self.device.type}")
+        self.workers = workers
+        self._workers: Workers | None = None
         self.render_mode = render_mode
         self.space = generator.space
         self.action_space = gym.spaces.Box(self.space.low.numpy(), self.space.high.numpy(), dtype=np.float64)
@@ -219,10 +225,15 @@ class DataGenEnv(gym.Env):
     def probe(self, betas: Tensor) -> list[Outcome]:
         """What a step at each of (P, d) betas would give: same weights, same sample seeds. Nothing is kept.
 
+        With `workers`, they run side by side in as many processes, and give the same bits as one torch thread here.
+
         Raises:
             DecisionError: One of them is not valid.
+            WorkerError: A worker process died, or the generator or the learner cannot be sent to one.
         """
         valid = [self._valid(beta) for beta in betas]
+        if self.workers:
+            return self._probe_in_workers(valid)
         return [self._evaluate(beta, beta.expand(self.samples_per_update, -1))[0] for beta in valid]
 
     def step_each(self, betas: Tensor, share: int = 1) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -380,6 +391,8 @@ class DataGenEnv(gym.Env):
             _, self._unroll = self._evaluate(beta, beta.expand(self.samples_per_update, -1))
             if self._unroll is not None:
                 self._gradient = None
+                if self.workers:
+                    self.probe(beta.expand(2 * self.workers, -1))
                 self.credits()
                 self.slopes(torch.full((1, self.samples_per_update, self.space.dimension), 1e-2))
                 if self.generator.smooth:
@@ -433,6 +446,21 @@ class DataGenEnv(gym.Env):
             message = f"update {self.update}: L = {loss} after {self.unroll_steps} training steps"
             return Outcome(beta, None, Status.DIVERGED, message), None
         return Outcome(beta, loss), Unroll(betas, seeds, batches, states)
+
+    def _probe_in_workers(self, betas: list[Tensor]) -> list[Outcome]:
+        if self._workers is None:
+            self._workers = Workers(self, self.workers)
+        with self.ledger.phase("train"):
+            found = self._workers.probe(self.state, self._seed, self.update, betas)
+        for _, spent in found:
+            self.ledger.charge(spent)
+        return [outcome for outcome, _ in found]
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def _batches(self, betas: Tensor, seeds: Tensor) -> list[Batch]:
         batch = self.generator(betas, seeds)

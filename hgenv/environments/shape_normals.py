@@ -59,6 +59,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, 100 |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
+    | workers | processes that share the probes of an update, on a CPU; 0: none, one after the other here | 0 |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
 
     ## Version history
@@ -89,6 +90,7 @@ class ShapeNormalsEnv(DataGenEnv):
         batch_size: int = 32,
         max_updates: int = 1000,
         device: str = "auto",
+        workers: int = 0,
         render_mode: str | None = None,
     ) -> None:
         chosen = choose_device(device)
@@ -103,6 +105,7 @@ class ShapeNormalsEnv(DataGenEnv):
             batch_size=batch_size,
             max_updates=max_updates,
             device=chosen,
+            workers=workers,
             render_mode=render_mode,
         )
 
