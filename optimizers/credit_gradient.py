@@ -12,7 +12,7 @@ from torch import Tensor
 from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 
-from .base import GradientOptimizer, total, trust
+from .base import GradientOptimizer, total
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class CreditGradient(GradientOptimizer):
         exact: Whether credits come from the full adjoint; else the curvature within the K steps is left out, at a
             fifth of the price.
         clip_pairs: "median" scales each |c_j+ - c_j-| down to twice their median; None leaves them.
-        shrink: Whether a component moves only as far as its estimate stands out of its noise (see `trust`).
+        shrink: A component moves only as far as its estimate over the pairs, with so much memory of earlier ones,
+            stands out of its noise (see `Trust`; needs two pairs a component); None: always by the rule's step.
         learning_rate: In fractions of range; RMSprop's typical step, see `HybridGradient`.
         rho: Forgetting factor of RMSprop's mean square.
         eps: Added to RMSprop's root mean square of the gradient.
@@ -71,14 +72,21 @@ class CreditGradient(GradientOptimizer):
         sigma: float = 0.1,
         exact: bool = False,
         clip_pairs: str | None = None,
-        shrink: bool = True,
+        shrink: float | None = 0.0,
         learning_rate: float = 0.01,
         rho: float = 0.9,
         eps: float = 1e-8,
         momentum: float = 0.9,
         decay_updates: float = math.inf,
     ) -> None:
-        super().__init__(space, seed=seed, every=every, learning_rate=learning_rate, decay_updates=decay_updates)
+        super().__init__(
+            space,
+            seed=seed,
+            every=every,
+            learning_rate=learning_rate,
+            decay_updates=decay_updates,
+            shrink=shrink,
+        )
         if directions not in ("gaussian", "coordinate"):
             raise ValueError(f"unknown directions {directions!r}; choose 'gaussian' or 'coordinate'")
         if clip_pairs not in ("median", None):
@@ -86,7 +94,7 @@ class CreditGradient(GradientOptimizer):
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, not {sigma}")
         self.directions, self.sigma, self.exact = directions, sigma, exact
-        self.clip_pairs, self.shrink = clip_pairs, shrink
+        self.clip_pairs = clip_pairs
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
         self._taken: Tensor | None = None
 
@@ -98,8 +106,7 @@ class CreditGradient(GradientOptimizer):
         if slopes.isinf().any():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
             return
-        self.scaled.grad = env.samples_per_update / len(slopes) * total(slopes)
-        self._descend(trust(slopes) if self.shrink else 1.0)
+        self._descend(env.samples_per_update / len(slopes) * total(slopes), slopes)
 
     def gradient(self, env: DataGenEnv) -> Tensor:
         """Estimate of dL/dbeta at the last step of `env`, (d,) per fraction of range."""

@@ -37,7 +37,7 @@ class TestCreditGradient(OptimizerConformance):
 
 class TestCreditGradientCoordinate(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return CreditGradient(space, seed=seed, directions="coordinate", clip_pairs="median", every=2)
+        return CreditGradient(space, seed=seed, directions="coordinate", clip_pairs="median", every=2, shrink=0.9)
 
 
 class TestBasicRandomSearch(OptimizerConformance):
