@@ -399,3 +399,16 @@ def test_credits_of_the_quadratic_are_their_closed_form(momentum: float) -> None
     if momentum == 0:
         curved = expected * torch.tensor([0.64, 0.8, 1.0], dtype=torch.float64).repeat_interleave(5)
         torch.testing.assert_close(env.credits(exact=True), curved)
+
+
+def test_views_enter_the_loss_and_its_price_but_no_metric() -> None:
+    plain, more = make("ShapeNormals", **SMALL), make("ShapeNormals", views=("flips",), **SMALL)
+    for env in (plain, more):
+        env.reset(seed=3)
+    assert plain.test_metrics() == more.test_metrics()
+    assert plain.validation_metrics() == more.validation_metrics()
+    beta = plain.space.project(plain.space.initial)
+    assert plain.step(beta)[1] != more.step(beta)[1]
+    passes = [env.learner.flops("validate", len(env.validation.batch)) for env in (plain, more)]
+    assert passes[1] == 4 * passes[0]
+    assert more.ledger.counts["flops"] - plain.ledger.counts["flops"] == passes[1] - passes[0]

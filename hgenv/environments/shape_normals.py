@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | data_folder | the folder that contains `mbii/`; None: the environment variable HGENV_DATA | None |
     | input | MBII photos: "diffuse", "shading" (no texture) or "original" | "diffuse" |
     | size | pixels along an edge of what the network sees | 64 |
+    | views | more from each validation photo for L: any of "flips", "crops" (`hgenv.datasets.photos`) | none |
     | network, units | "small" or "paper"; "smooth" or "relu" | "small", "smooth" |
     | renderer, shadows | "analytic", "mesh" or "pyrender"; whether objects shade themselves | "analytic", True |
     | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
@@ -76,6 +78,7 @@ class ShapeNormalsEnv(DataGenEnv):
         data_folder: str | Path | None = None,
         input: str = "diffuse",
         size: int = 64,
+        views: Collection[str] = (),
         network: str = "small",
         units: Units = "smooth",
         renderer: str = "analytic",
@@ -94,7 +97,7 @@ class ShapeNormalsEnv(DataGenEnv):
         render_mode: str | None = None,
     ) -> None:
         chosen = choose_device(device)
-        validation, test = (photos.to(chosen) for photos in load_photos(data, data_folder, input, size))
+        validation, test = (photos.to(chosen) for photos in load_photos(data, data_folder, input, size, views))
         super().__init__(
             ShapeGenerator(make_renderer(renderer, size=size, shadows=shadows), depth=depth, lit=self.lit, light=light),
             NormalsLearner(network, units=units, size=size, device=chosen),
@@ -154,15 +157,17 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> tuple[Photos, Photos]:
+def load_photos(
+    data: str, folder: str | Path | None, input: str, size: int, views: Collection[str] = ()
+) -> tuple[Photos, Photos]:
     """Validation and test photos: MBII's 10 train and 10 test objects, or the stand-in's.
 
     Raises:
-        ValueError: `data` or `input` is unknown.
+        ValueError: `data`, `input` or a view is unknown.
         DataError: The photos are not where they should be, or damaged.
     """
     if data == "standin":
-        return standin.load("validation", size=size), standin.load("test", size=size)
+        return standin.load("validation", size=size, views=views), standin.load("test", size=size)
     if data != "mbii":
         raise ValueError(f"unknown data {data!r}; choose 'standin' or 'mbii'")
     root = folder if folder is not None else mbii.find_data()
@@ -171,4 +176,5 @@ def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> 
             "data='mbii' needs the folder that contains mbii/: set the environment variable HGENV_DATA or pass "
             "data_folder"
         )
-    return mbii.load(root, "train", input=input, size=size), mbii.load(root, "test", input=input, size=size)
+    validation = mbii.load(root, "train", input=input, size=size, views=views)
+    return validation, mbii.load(root, "test", input=input, size=size)
