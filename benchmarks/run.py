@@ -40,6 +40,7 @@ from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError
 from hgenv.env import DataGenEnv, Status
 from hgenv.rendering.scene import RenderError
+from hgenv.workers import WorkerError
 
 from . import records
 from .board import Board

@@ -61,7 +61,7 @@ def main() -> None:
         f"rounds; {os.cpu_count()} cores, one torch thread a process; the same losses, bit for bit\n"
     )
     print(f"{'workers':<10}{'wall s':>9}{'x one':>8}{'x none':>8}{'CPU s':>9}")
-    figures = {}
+    figures: dict[str, float] = {}
     seconds = {count: statistics.median(wall[count]) for count in counts}
     for count in counts:
         one = seconds.get(1, seconds[0])
