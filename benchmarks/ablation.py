@@ -2,8 +2,10 @@
 
 At the initial beta and after some updates of training, every estimate is compared with a reference: central differences
 of L itself, coordinate by coordinate, with common random numbers, averaged over several sets of sample seeds. Its own
-noise shows in the cosine between its two halves. Takes the overrides of `benchmarks.run` for the environment; writes
-`rows.jsonl` (every gradient, per fraction of range) and `report.md` (cosines, cost of an estimate).
+noise shows in the cosine between its two halves. Figures are given for all components and by group: those that pick
+(probabilities), other shape blocks, and the blocks that the generator is smooth in (the light). Takes the overrides of
+`benchmarks.run` for the environment; writes `rows.jsonl` (every gradient, per fraction of range) and `report.md`
+(cosines, cost of an estimate).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from hgenv import DataGenEnv
 from hgenv.env import Outcome
-from optimizers import BasicRandomSearch, HybridGradient
+from optimizers import BasicRandomSearch, CreditGradient, HybridGradient
 
 from . import records
 from .run import compose, make_environment, settings
@@ -39,6 +41,12 @@ ESTIMATORS: list[tuple[str, Any, dict[str, Any]]] = [
     ("the same, sigma 0.1", HybridGradient, {"count": 8, "sigma": 0.1}),
     ("the same, sigma 0.02", HybridGradient, {"count": 8, "sigma": 0.02}),
     ("all coordinates, exact light, clipping", HybridGradient, {"count": 37}),
+    ("credit, Gaussian, sigma 0.05", CreditGradient, {"sigma": 0.05}),
+    ("credit, Gaussian, sigma 0.1", CreditGradient, {"sigma": 0.1}),
+    ("credit, Gaussian, sigma 0.2", CreditGradient, {"sigma": 0.2}),
+    ("the same, sigma 0.1, clipped pairs", CreditGradient, {"sigma": 0.1, "clip_pairs": "median"}),
+    ("credit, coordinates, sigma 0.1", CreditGradient, {"sigma": 0.1, "directions": "coordinate"}),
+    ("credit by the full adjoint, Gaussian, sigma 0.1", CreditGradient, {"sigma": 0.1, "exact": True}),
 ]  # fmt: skip
 
 
@@ -72,8 +80,8 @@ class Bench:
         """One estimate and its cost in CPU seconds beyond the step that is taken anyway."""
         env = self.at(draw)
         optimizer = cls(env.space, seed=draw, **options)
-        if cls is HybridGradient:
-            env.step(optimizer.recommendation)
+        if cls is not BasicRandomSearch:  # looks back on a step
+            optimizer.update(env)
         before = env.ledger.spent("total_seconds")
         gradient = optimizer.gradient(env)
         return gradient, env.ledger.spent("total_seconds") - before
@@ -106,8 +114,11 @@ def main(arguments: list[str]) -> None:
     smooth = torch.zeros(space.dimension, dtype=torch.bool)
     for name in bench.env.generator.smooth:
         smooth[space.slice(name)] = True
-    if smooth.any() and not smooth.all():
-        groups |= {"smooth blocks": smooth, "other blocks": ~smooth}
+    picks = torch.zeros_like(smooth)
+    for block in space.blocks:
+        picks[space.slice(block.name)] = block.floor > 0
+    kinds = {"probabilities": picks, "other shape": ~picks & ~smooth, "smooth": smooth}
+    groups |= {name: kind for name, kind in kinds.items() if kind.any() and not kind.all()}
 
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []

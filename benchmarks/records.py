@@ -51,6 +51,13 @@ class Record:
         return [row for row in self.rows if row["within_budget"]]
 
     @property
+    def last_tenth(self) -> list[Row]:
+        """The counted rows of the last tenth of the budget; the last one, where no other falls into it."""
+        budget, counted = self.config["budget"], self.counted
+        start = 0.9 * budget["amount"]
+        return [row for row in counted if row["spent"][budget["unit"]] >= start] or counted[-1:]
+
+    @property
     def environment(self) -> str:
         """Label of the environment."""
         return environment_label(self.config)

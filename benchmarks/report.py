@@ -51,6 +51,7 @@ CLOCKS = {"cpu_seconds": "CPU time (s)", "gpu_seconds": "GPU time (s)", "total_s
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 GALLERY = 8  # samples
+RIVAL = "basic_random_search"  # what the others are measured against
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Section:
     budget: str
     notes: list[str]
     results: Table | None
+    rivals: Table | None
     unfinished: Table | None
     phases: Table | None
     beta: Table
@@ -151,13 +153,56 @@ def results(runs: Sequence[Record]) -> Table:
         failed = sum(run.done is not None and run.done["status"] == "failed" for run in group)
         tests = [interval([row["test"][name] for row in last]) for name in names]
         validation = interval([row["validation"][main] for row in last])
+        late: list[tuple[float, float | None]] = [
+            interval([float(np.mean([row[data][main] for row in run.last_tenth])) for run in group])
+            for data in ("validation", "test")
+        ]
         updates = interval([row["update"] for row in last])[0]
         count = f"{len(group)} ({failed} failed)" if failed else str(len(group))
-        cells = [optimizer, count, *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
+        cells = [optimizer, count, *(_cell(*value) for value in [*tests, validation, *late]), f"{updates:.0f}"]
         rows.append((tests[names.index(main)][0], cells))
     title = COLUMNS.get(main, main)
-    header = ["optimizer", "n", *(COLUMNS.get(name, name) for name in names), f"validation {title}", "updates"]
+    header = [
+        "optimizer", "n", *(COLUMNS.get(name, name) for name in names), f"validation {title}",
+        f"last tenth: validation {title}", f"last tenth: test {title}", "updates",
+    ]  # fmt: skip
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
+
+
+def rivals(runs: Sequence[Record], rival: str = RIVAL) -> Table | None:
+    """How every optimizer stands to one rival; None where that has no finished run.
+
+    The rival's final error is its mean validation error over the last tenth of the budget, over all seeds. An optimizer
+    has reached it when its own mean over the seeds, in a window of a tenth of the budget, first falls that low.
+    """
+    groups = dict(_by_optimizer(runs))
+    if rival not in groups:
+        return None
+    main, unit = headline(runs[0].counted[-1]["test"]), runs[0].config["budget"]["unit"]
+
+    def late(group: Sequence[Record], data: str) -> NDArray[Any]:
+        return np.array([np.mean([row[data][main] for row in run.last_tenth]) for run in group])
+
+    final = late(groups[rival], "validation").mean()
+    rows = []
+    for optimizer, group in groups.items():
+        time, values = _together(group, unit, "validation", main)
+        window = len(time) // 10
+        smooth = np.convolve(values.mean(0), np.ones(window) / window, "valid")
+        reached = np.flatnonzero(smooth <= final + 1e-9)  # rounding aside
+        share = f"{time[reached[0] + window - 1] / runs[0].config['budget']['amount']:.2f}" if len(reached) else "never"
+        differences = []
+        for data in ("validation", "test"):
+            ours, theirs = late(group, data), late(groups[rival], data)
+            if optimizer == rival or min(len(ours), len(theirs)) < 2:
+                differences.append("-" if optimizer == rival else f"{ours.mean() - theirs.mean():+.2f}")
+                continue
+            welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
+            differences.append(f"{ours.mean() - theirs.mean():+.2f} [{welch.low:+.2f}, {welch.high:+.2f}]")
+        rows.append([optimizer, share, *differences])
+    title = COLUMNS.get(main, main)
+    reach = f"share of the budget until {rival}'s final validation error"
+    return Table(["optimizer", reach, *(f"{data} {title} against {rival}" for data in ("validation", "test"))], rows)
 
 
 def phases(runs: Sequence[Record]) -> Table:
@@ -293,6 +338,7 @@ def section(label: str, runs: Sequence[Record]) -> Section:
         "; ".join(budgets),
         notes,
         results(finished) if finished else None,
+        rivals(finished) if finished else None,
         unfinished(open_runs) if open_runs else None,
         phases(finished) if finished else None,
         beta_table(shown),

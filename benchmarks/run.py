@@ -40,6 +40,7 @@ from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError
 from hgenv.env import DataGenEnv, Status
 from hgenv.rendering.scene import RenderError
+from hgenv.workers import WorkerError
 
 from . import records
 from .board import Board
@@ -58,6 +59,7 @@ class RunError(RuntimeError):
 # What a user can cause: shown without a traceback.
 USER_ERRORS = (
     RunError,
+    WorkerError,
     RecordError,
     BudgetError,
     DataError,
@@ -170,6 +172,7 @@ class _Run:
         """Begin or resume, update until the run ends, and say how it ended."""
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
+            stack.callback(self.env.close)
             kept = self._load()
             _, info = self.env.reset(seed=self.config["seed"])
             self.env.warm_up()

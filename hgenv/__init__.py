@@ -8,9 +8,10 @@ from .batch import Batch
 from .datasets.photos import DataError, Photos
 from .decision import Block, DecisionError, DecisionSpace, block
 from .env import DataGenEnv, Generator, Outcome, Status
-from .learning.unroll import SGD, Learner, TrainingState, sample_gradient, train
+from .learning.unroll import SGD, Learner, TrainingState, credits, sample_gradient, train
 from .registration import register_environments
 from .rendering import RenderError
+from .workers import WorkerError
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,9 @@ __all__ = [
     "RenderError",
     "Status",
     "TrainingState",
+    "WorkerError",
     "block",
+    "credits",
     "register_environments",
     "sample_gradient",
     "train",

@@ -7,7 +7,6 @@ together add up to what the process used.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +101,18 @@ class Ledger:
         if self.on_clock:
             self.counts[name] += amount
 
+    def charge(self, worker: dict[str, Any]) -> None:
+        """Add what another process spent on behalf of this one, its `state_dict`.
+
+        Its wall time is not added: it passes while this process waits. Off the clock, all of it is off.
+        """
+        for phase, seconds in worker["seconds"].items():
+            own = self._seconds[phase if self.on_clock else self._phase]
+            for unit in ("cpu_seconds", "gpu_seconds"):
+                own[unit] += seconds[unit]
+        for name, amount in worker["counts"].items():
+            self.count(name, amount)
+
     def spent(self, unit: str) -> float:
         """What was spent so far in any resource or count."""
         if unit in self.counts:
@@ -150,6 +161,5 @@ class Ledger:
 
 
 def _clocks() -> tuple[float, float]:
-    """User and system seconds of this process and its finished workers, and wall seconds."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime, time.perf_counter()
+    """User and system seconds of this process, and wall seconds."""
+    return time.process_time(), time.perf_counter()

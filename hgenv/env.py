@@ -20,8 +20,10 @@ from .batch import Batch
 from .decision import DecisionSpace
 from .generators.random import hash_integers
 from .learning.unroll import SGD, Learner, TrainingState, train
+from .learning.unroll import credits as unrolled_credits
 from .learning.unroll import sample_gradient as unrolled_gradient
 from .rendering.scene import RenderError
+from .workers import Workers
 
 
 class Generator(Protocol):
@@ -99,7 +101,7 @@ class DataGenEnv(gym.Env):
     | info | `loss`, `status`, `message`, `update`: deterministic values only; clocks are in `ledger` |
 
     Beyond Gymnasium it offers what optimizers for this problem need, at the price that each costs: `probe`,
-    `sample_gradient`, `slopes`, `exact_slopes`.
+    `sample_gradient`, `slopes`, `exact_slopes`, `step_each`, `credits`.
 
     Attributes:
         generator: f.
@@ -126,6 +128,7 @@ class DataGenEnv(gym.Env):
         batch_size: int = 16,
         max_updates: int = 1000,
         device: str | torch.device = "cpu",
+        workers: int = 0,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
@@ -139,6 +142,10 @@ class DataGenEnv(gym.Env):
         self.unroll_steps, self.batch_size, self.max_updates = unroll_steps, batch_size, max_updates
         self.samples_per_update = unroll_steps * batch_size
         self.device = torch.device(device)
+        if workers < 0 or (workers and self.device.type != "cpu"):
+            raise ValueError(f"workers must be 0, or any number on a CPU, not {workers} on {self.device.type}")
+        self.workers = workers
+        self._workers: Workers | None = None
         self.render_mode = render_mode
         self.space = generator.space
         self.action_space = gym.spaces.Box(self.space.low.numpy(), self.space.high.numpy(), dtype=np.float64)
@@ -181,7 +188,13 @@ class DataGenEnv(gym.Env):
             DecisionError: beta has the wrong shape, is not finite or out of bounds. Nothing has changed then.
         """
         beta = self._valid(beta)
-        self.outcome, unroll = self._evaluate(beta.expand(self.samples_per_update, -1))
+        return self._take(beta, beta.expand(self.samples_per_update, -1))
+
+    def _take(
+        self, beta: Tensor, betas: Tensor, share: int = 1
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Step with (N, d) valid betas; `beta` is what to call them together."""
+        self.outcome, unroll = self._evaluate(beta, betas, share)
         if unroll is not None:
             self.state, self._unroll, self._gradient = unroll.states[-1], unroll, None
             assert self.outcome.loss is not None
@@ -212,10 +225,42 @@ class DataGenEnv(gym.Env):
     def probe(self, betas: Tensor) -> list[Outcome]:
         """What a step at each of (P, d) betas would give: same weights, same sample seeds. Nothing is kept.
 
+        With `workers`, they run side by side in as many processes, and give the same bits as one torch thread here.
+
         Raises:
             DecisionError: One of them is not valid.
+            WorkerError: A worker process died, or the generator or the learner cannot be sent to one.
         """
-        return [self._evaluate(self._valid(beta).expand(self.samples_per_update, -1))[0] for beta in betas]
+        valid = [self._valid(beta) for beta in betas]
+        if self.workers:
+            return self._probe_in_workers(valid)
+        return [self._evaluate(beta, beta.expand(self.samples_per_update, -1))[0] for beta in valid]
+
+    def step_each(self, betas: Tensor, share: int = 1) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Like `step`, every training sample having its own beta.
+
+        Args:
+            betas: (N, d) within the bounds, in the order of the K batches. They are not projected: the generator puts
+                simplex blocks right by itself.
+            share: As many consecutive samples have the same sample seed, so that beta alone tells them apart: 2 for
+                antithetic pairs. Divides the batch size.
+
+        Returns:
+            What `step` returns; the observation, and `outcome.beta`, hold the mean of `betas`.
+
+        Raises:
+            DecisionError: One of the betas is not finite or out of bounds. Nothing has changed then.
+            ValueError: They are not N, or `share` does not divide the batch size.
+        """
+        if betas.shape != (self.samples_per_update, self.space.dimension):
+            raise ValueError(
+                f"betas must be ({self.samples_per_update}, {self.space.dimension}), one for each sample of a step, "
+                f"not {tuple(betas.shape)}"
+            )
+        if share < 1 or self.batch_size % share:
+            raise ValueError(f"share must divide the batch size {self.batch_size}, so {share} is impossible")
+        valid = torch.stack([self.space.check(beta) for beta in betas])
+        return self._take(self.space.project(valid.mean(0)), valid, share)
 
     def sample_gradient(self) -> Batch:
         """dL/dX of the N samples that the last step trained on, exact (the adjoint of its K training steps).
@@ -237,6 +282,38 @@ class DataGenEnv(gym.Env):
             start = 3 * flops("validate", len(self.validation.batch))
             self.ledger.count("flops", start + self.unroll_steps * flops("gradient", self.batch_size))
         return self._gradient
+
+    def credits(self, exact: bool = False) -> Tensor:
+        """What each of the N samples of the last step did to L, to first order in the network's weights.
+
+        It is the derivative of L by the sample's weight in the training loss. Two samples of one training step that are
+        alike but for beta differ in credit by what beta did to L.
+
+        Args:
+            exact: By the full adjoint, <dL/dmask_i, mask_i> of `sample_gradient`, at about five times the price (none
+                if that is paid for). Otherwise how the K training steps bend each other's gradients is left out, see
+                `hgenv.learning.unroll.credits`.
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            RuntimeError: No step has succeeded since `reset`.
+        """
+        unroll = self._last_unroll()
+        if exact:
+            gradient = self.sample_gradient()
+            with self.ledger.phase("gradient"):
+                masks = torch.cat([batch.mask for batch in unroll.batches])
+                return (gradient.mask * masks).flatten(1).sum(1).to("cpu", torch.float64)
+        with self.ledger.phase("gradient"):
+            _, parts = unrolled_credits(self.learner, self.sgd, unroll.states, unroll.batches, self.validation)
+            credits = torch.cat(parts).to("cpu", torch.float64)
+        self.ledger.count("validation_passes", 1)
+        flops = self.learner.flops
+        start, forward = 3 * flops("validate", len(self.validation.batch)), flops("validate", self.batch_size)
+        self.ledger.count("flops", start + 2 * self.unroll_steps * forward)
+        return credits
 
     def slopes(self, directions: Tensor) -> Tensor:
         """Directional derivatives of L through single samples: <dL/dX_i, X_i(beta + d) - X_i(beta - d)> / (2 |d|).
@@ -311,9 +388,12 @@ class DataGenEnv(gym.Env):
         with self.ledger.phase("warm_up"):
             beta = self.space.project(self.space.initial)
             kept = self._unroll, self._gradient
-            _, self._unroll = self._evaluate(beta.expand(self.samples_per_update, -1))
+            _, self._unroll = self._evaluate(beta, beta.expand(self.samples_per_update, -1))
             if self._unroll is not None:
                 self._gradient = None
+                if self.workers:
+                    self.probe(beta.expand(2 * self.workers, -1))
+                self.credits()
                 self.slopes(torch.full((1, self.samples_per_update, self.space.dimension), 1e-2))
                 if self.generator.smooth:
                     self.exact_slopes()
@@ -346,15 +426,15 @@ class DataGenEnv(gym.Env):
 
     # --- The line from beta to L --------------------------------------------------------------------------------------
 
-    def _evaluate(self, betas: Tensor) -> tuple[Outcome, Unroll | None]:
-        """Generate with (N, d) betas, train from the current weights, validate."""
-        seeds = hash_integers(hash_integers(torch.tensor([self._seed]), 1)[0] + self.update, self.samples_per_update)[0]
-        seeds = seeds.to(self.device)
+    def _evaluate(self, beta: Tensor, betas: Tensor, share: int = 1) -> tuple[Outcome, Unroll | None]:
+        """Generate with (N, d) betas, `beta` together, train from the current weights, validate."""
+        seed = hash_integers(torch.tensor([self._seed]), 1)[0] + self.update
+        seeds = hash_integers(seed, self.samples_per_update // share)[0].repeat_interleave(share).to(self.device)
         try:
             with self.ledger.phase("generate"):
                 batches = self._batches(betas, seeds)
         except RenderError as error:
-            return Outcome(betas[0], None, Status.UNRENDERABLE, str(error)), None
+            return Outcome(beta, None, Status.UNRENDERABLE, str(error)), None
         finally:
             self.ledger.count("samples", len(betas))
         with self.ledger.phase("train"):
@@ -364,8 +444,23 @@ class DataGenEnv(gym.Env):
         loss = self._validate(states[-1])
         if not np.isfinite(loss):
             message = f"update {self.update}: L = {loss} after {self.unroll_steps} training steps"
-            return Outcome(betas[0], None, Status.DIVERGED, message), None
-        return Outcome(betas[0], loss), Unroll(betas, seeds, batches, states)
+            return Outcome(beta, None, Status.DIVERGED, message), None
+        return Outcome(beta, loss), Unroll(betas, seeds, batches, states)
+
+    def _probe_in_workers(self, betas: list[Tensor]) -> list[Outcome]:
+        if self._workers is None:
+            self._workers = Workers(self, self.workers)
+        with self.ledger.phase("train"):
+            found = self._workers.probe(self.state, self._seed, self.update, betas)
+        for _, spent in found:
+            self.ledger.charge(spent)
+        return [outcome for outcome, _ in found]
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def _batches(self, betas: Tensor, seeds: Tensor) -> list[Batch]:
         batch = self.generator(betas, seeds)

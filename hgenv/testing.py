@@ -85,22 +85,24 @@ class OptimizerConformance:
     def test_bounds_are_respected(self) -> None:
         """Whatever is stepped at, probed or recommended is valid."""
         optimizer, env = self._run(self.updates)
-        for _, beta in [*env.calls, ("recommendation", optimizer.recommendation)]:
+        for name, beta in [*env.calls, ("recommendation", optimizer.recommendation)]:
+            if name == "step_each":  # has no need of projection, and refuses what is out of bounds
+                continue
             valid = env.space.project(env.space.check(beta))
             assert torch.allclose(beta, valid, rtol=0, atol=1e-9), (
                 f"{beta} is not valid: pass every vector through space.project"
             )
 
     def test_an_update_ends_in_its_only_step(self) -> None:
-        """Exactly one `env.step` an update, after all probes."""
+        """Exactly one `env.step` or `env.step_each` an update, after all probes."""
         env = _Recorder(self._reset())
         optimizer = self.make(env.space, 0)
         for _ in range(5):
             before = len(env.calls)
             optimizer.update(env)
             names = [name for name, _ in env.calls[before:]]
-            assert [i for i, name in enumerate(names) if name == "step"] == [len(names) - 1], (
-                f"an update made the calls {names}; it must call env.step exactly once, at its end"
+            assert [i for i, name in enumerate(names) if name != "probe"] == [len(names) - 1], (
+                f"an update made the calls {names}; it must step exactly once, at its end"
             )
 
     def test_same_seed_same_proposals(self) -> None:
@@ -413,6 +415,13 @@ class EnvironmentConformance:
         with _cost(env) as probe:
             env.probe(betas)
         _assert_cost("a probe", probe, {name: len(betas) * count for name, count in expected.items()})
+        with _cost(env) as each:
+            env.step_each(betas[:1].expand(samples, -1))
+        _assert_cost("a step whose samples have their own betas", each, expected | {"updates": 1})
+        with _cost(env) as credits:
+            env.credits()
+        assert credits["flops"] > 0, "credits cost no floating-point operations"
+        _assert_cost("credits", credits, {"validation_passes": 1, "flops": credits["flops"]})
         with _cost(env) as gradient:
             env.sample_gradient()
         assert gradient["flops"] > 0, "a sample gradient costs no floating-point operations"
@@ -484,7 +493,7 @@ class EnvironmentConformance:
 
 
 class _Recorder:
-    """An environment that remembers what was asked of it: ("step" or "probe", beta), in order."""
+    """An environment that remembers what was asked of it: ("step", "step_each" or "probe", beta), in order."""
 
     def __init__(self, environment: DataGenEnv) -> None:
         self.environment = environment
@@ -496,6 +505,10 @@ class _Recorder:
     def step(self, beta: Any) -> Any:
         self.calls.append(("step", torch.as_tensor(beta).clone()))
         return self.environment.step(beta)
+
+    def step_each(self, betas: Tensor, share: int = 1) -> Any:
+        self.calls.append(("step_each", betas.clone()))
+        return self.environment.step_each(betas, share)
 
     def probe(self, betas: Any) -> Any:
         self.calls += [("probe", torch.as_tensor(beta).clone()) for beta in betas]

@@ -2,6 +2,7 @@
 
 from .base import GradientOptimizer, Optimizer
 from .basic_random_search import BasicRandomSearch
+from .credit_gradient import CreditGradient
 from .evolution import Evolution
 from .fixed import Fixed
 from .hybrid_gradient import HybridGradient
@@ -9,6 +10,7 @@ from .random_search import RandomSearch
 
 REGISTRY: dict[str, type[Optimizer]] = {
     "hybrid_gradient": HybridGradient,
+    "credit_gradient": CreditGradient,
     "basic_random_search": BasicRandomSearch,
     "evolution": Evolution,
     "random_search": RandomSearch,
@@ -18,6 +20,7 @@ REGISTRY: dict[str, type[Optimizer]] = {
 __all__ = [
     "REGISTRY",
     "BasicRandomSearch",
+    "CreditGradient",
     "Evolution",
     "Fixed",
     "GradientOptimizer",

@@ -75,8 +75,7 @@ class BasicRandomSearch(GradientOptimizer):
         """Probe and descend."""
         gradient = self.gradient(env)
         if gradient is not None:
-            self.scaled.grad = gradient
-            self._descend()
+            self._descend(gradient)
 
     def gradient(self, env: DataGenEnv) -> Tensor | None:
         """Estimate of dL/dbeta of the coming step, (d,) per fraction of range; None if every pair failed."""

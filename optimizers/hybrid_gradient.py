@@ -12,7 +12,7 @@ from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.rendering import RenderError
 
-from .base import GradientOptimizer
+from .base import GradientOptimizer, total
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class HybridGradient(GradientOptimizer):
         sigma: Displacement, as a fraction of each component's range.
         exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
         clip_samples: "median" scales each |dL/dX_i| down to the batch's median; None leaves them.
-        shrink: Whether a component moves only as far as its estimate stands out of its noise over the samples (see
-            `trust`; not in the paper).
+        shrink: A component moves only as far as its estimate over the samples, with so much memory of earlier ones,
+            stands out of its noise (see `Trust`; not in the paper); None: always by the rule's step.
         max_norm: The norm that the gradient (per fraction of range) is clipped at; None leaves it.
         learning_rate: In fractions of range; RMSprop's typical step, which momentum lengthens to learning_rate /
             (1 - momentum) where gradients agree. (The first is 1 / sqrt(1 - rho) as long.)
@@ -79,7 +79,7 @@ class HybridGradient(GradientOptimizer):
         sigma: float = 0.05,
         exact: bool = True,
         clip_samples: str | None = "median",
-        shrink: bool = True,
+        shrink: float | None = 0.0,
         max_norm: float | None = None,
         learning_rate: float = 0.01,
         rho: float = 0.9,
@@ -87,7 +87,14 @@ class HybridGradient(GradientOptimizer):
         momentum: float = 0.9,
         decay_updates: float = math.inf,
     ) -> None:
-        super().__init__(space, seed=seed, every=every, learning_rate=learning_rate, decay_updates=decay_updates)
+        super().__init__(
+            space,
+            seed=seed,
+            every=every,
+            learning_rate=learning_rate,
+            decay_updates=decay_updates,
+            shrink=shrink,
+        )
         if directions not in ("gaussian", "coordinate"):
             raise ValueError(f"unknown directions {directions!r}; choose 'gaussian' or 'coordinate'")
         if clip_samples not in ("median", None):
@@ -95,7 +102,7 @@ class HybridGradient(GradientOptimizer):
         if count < 1 or not sigma > 0 or not (max_norm is None or max_norm > 0):
             raise ValueError(f"count, sigma and max_norm must be positive, not {count}, {sigma} and {max_norm}")
         self.directions, self.shared, self.count, self.sigma = directions, shared, count, sigma
-        self.exact, self.clip_samples, self.shrink, self.max_norm = exact, clip_samples, shrink, max_norm
+        self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
 
     def improve(self, env: DataGenEnv) -> None:
@@ -111,10 +118,10 @@ class HybridGradient(GradientOptimizer):
         if slopes.isinf().any() or not env.sample_gradient().image.isfinite().all():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
             return
-        self.scaled.grad = total(slopes)
+        gradient = total(slopes)
         if self.max_norm is not None:
-            torch.nn.utils.clip_grad_norm_([self.scaled], self.max_norm)
-        self._descend(trust(slopes) if self.shrink else 1.0)
+            gradient = gradient * (self.max_norm / gradient.norm()).clamp(max=1)
+        self._descend(gradient, slopes)
 
     def gradient(self, env: DataGenEnv) -> Tensor:
         """Estimate of dL/dbeta at the last step of `env`, (d,) per fraction of range.
@@ -172,21 +179,3 @@ class HybridGradient(GradientOptimizer):
             return torch.ones_like(norms)
         median = norms.median()
         return torch.where(norms > median, median / norms, 1.0)
-
-
-def total(slopes: Tensor) -> Tensor:
-    """Sum over all samples, extrapolated from those that have an estimate; (N, d) to (d,), 0 where none has."""
-    return len(slopes) * slopes.nanmean(0).nan_to_num(0)
-
-
-def trust(slopes: Tensor) -> Tensor:
-    """How far a mean over samples is to be believed, (N, d) with NaN for what is missing, to (d,) in [0, 1].
-
-    The positive-part James-Stein factor max(0, 1 - 1 / t^2), t being the mean over its standard error: components that
-    are pure noise stay where they are two times out of three, while RMSprop alone would move them at full step.
-    """
-    counts = (~slopes.isnan()).sum(0)
-    mean = slopes.nanmean(0).nan_to_num(0)
-    variance = ((slopes - mean) ** 2).nansum(0) / (counts - 1).clamp(min=1)
-    squared_error = torch.where(counts > 1, variance / counts.clamp(min=1), torch.inf)
-    return (1 - squared_error / (mean**2).clamp(min=1e-300)).clamp(min=0)

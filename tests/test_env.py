@@ -340,3 +340,75 @@ def test_cpu_and_gpu_agree() -> None:
         env.reset(seed=0)
         losses.append(-env.step(env.space.initial)[1])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_step_each_is_step_where_all_betas_are_one() -> None:
+    first, second = make("ShapeNormals", **SMALL), make("ShapeNormals", **SMALL)
+    for env in (first, second):
+        env.reset(seed=3)
+    beta = first.space.project(first.space.initial)
+    assert first.step(beta)[1] == second.step_each(beta.expand(first.samples_per_update, -1))[1]
+    torch.testing.assert_close(second.outcome.beta, beta)
+
+
+def test_step_each_gives_every_sample_its_own_beta() -> None:
+    env = make("Quadratic")
+    env.reset(seed=3)
+    betas = env.space.unscale(torch.rand(32, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    env.step_each(betas, share=2)
+    assert env._unroll is not None
+    assert torch.equal(env._unroll.betas, betas)
+    made = Batch.cat(env._unroll.batches).image
+    torch.testing.assert_close(made, env.generator(betas, env._unroll.seeds).image)
+    pairs = env._unroll.seeds.reshape(-1, 2)
+    assert torch.equal(pairs[:, 0], pairs[:, 1])
+    assert len(pairs[:, 0].unique()) == 16
+
+
+def test_bad_betas_of_single_samples_are_refused() -> None:
+    env = make("Quadratic")
+    env.reset(seed=0)
+    before = env.state_dict()["state"]
+    betas = env.space.initial.expand(32, -1).clone()
+    with pytest.raises(ValueError, match=r"\(32, 4\), one for each sample of a step, not \(31, 4\)"):
+        env.step_each(betas[1:])
+    with pytest.raises(ValueError, match="divide the batch size 8, so 3"):
+        env.step_each(betas, share=3)
+    betas[7, 0] = 2
+    with pytest.raises(DecisionError, match=r"beta\[0\] = 2.0 \(block 'position'\)"):
+        env.step_each(betas)
+    assert env.state is before
+    with pytest.raises(RuntimeError, match=r"call reset\(\) and a successful step\(\) first"):
+        env.credits()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_credits_of_the_quadratic_are_their_closed_form(momentum: float) -> None:
+    """Exact, and without the curvature, which is the identity here."""
+    env = make("Quadratic", learning_rate=0.2, momentum=momentum, unroll_steps=3, batch_size=5)
+    env.reset(seed=1)
+    env.step([0.3, -0.2, 0.1, 0.4])
+    assert env._unroll is not None
+    pull = env.state.weights["w"] - env.validation.batch.image[0]
+    gradients = torch.cat(
+        [s.weights["w"] - b.image for s, b in zip(env._unroll.states[:-1], env._unroll.batches, strict=True)]
+    )
+    factors = torch.tensor([sum(momentum**j for j in range(3 - k)) for k in range(3)]).repeat_interleave(5)
+    expected = -0.2 / 5 * factors * (gradients @ pull)
+    torch.testing.assert_close(env.credits(), expected, rtol=1e-5, atol=1e-9)
+    if momentum == 0:
+        curved = expected * torch.tensor([0.64, 0.8, 1.0], dtype=torch.float64).repeat_interleave(5)
+        torch.testing.assert_close(env.credits(exact=True), curved)
+
+
+def test_views_enter_the_loss_and_its_price_but_no_metric() -> None:
+    plain, more = make("ShapeNormals", **SMALL), make("ShapeNormals", views=("flips",), **SMALL)
+    for env in (plain, more):
+        env.reset(seed=3)
+    assert plain.test_metrics() == more.test_metrics()
+    assert plain.validation_metrics() == more.validation_metrics()
+    beta = plain.space.project(plain.space.initial)
+    assert plain.step(beta)[1] != more.step(beta)[1]
+    passes = [env.learner.flops("validate", len(env.validation.batch)) for env in (plain, more)]
+    assert passes[1] == 4 * passes[0]
+    assert more.ledger.counts["flops"] - plain.ledger.counts["flops"] == passes[1] - passes[0]

@@ -58,15 +58,37 @@ def measure(scene: Scene, segments: int, repetitions: int) -> dict[str, float | 
     return {name: len(scene) / statistics.median(times) if times else None for name, times in seconds.items()}
 
 
+def measure_generator(samples: int, repetitions: int) -> dict[str, float]:
+    """Microseconds to sample a tree and its transforms, and samples per second from beta and r to a finished batch."""
+    generator = ShapeGenerator(AnalyticRenderer(64), lit=True)
+    betas, seeds = generator.space.initial.expand(samples, -1), torch.arange(samples)
+    work: dict[str, Callable[[], object]] = {
+        "sampler": lambda: generator._sample(betas, seeds),
+        "pipeline": lambda: generator(betas, seeds),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for repetition in range(4 * repetitions + 1):
+        for name, function in work.items():
+            start = time.process_time()
+            function()
+            if repetition > 0:
+                seconds[name].append(time.process_time() - start)
+    return {
+        "pipeline_64": samples / statistics.median(seconds["pipeline"]),
+        "sampler_us": 1e6 * statistics.median(seconds["sampler"]) / samples,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=64, help="random objects in a repetition (default: 64)")
+    parser.add_argument("--samples", type=int, default=256, help="samples in a batch of the generator (default: 256)")
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions after the warm-up (default: 5)")
     parser.add_argument("--segments", type=int, default=128, help="edges around a tessellated circle (default: 128)")
     arguments = parser.parse_args()
-    if min(arguments.images, arguments.repetitions) < 1 or arguments.segments < 4:
-        parser.error("--images and --repetitions must be at least 1, --segments at least 4")
+    if min(arguments.images, arguments.samples, arguments.repetitions) < 1 or arguments.segments < 4:
+        parser.error("--images, --samples and --repetitions must be at least 1, --segments at least 4")
     cores = os.cpu_count()
     # Embree, TBB and Mesa start threads of their own; they share this one core.
     if hasattr(os, "sched_setaffinity"):
@@ -92,7 +114,12 @@ def main() -> None:
             print(f"{route:<10}{size:>5}{'-':>11}{'-':>11}{'-':>9}")
         else:
             print(f"{route:<10}{size:>5}{1000 / value:>11.2f}{value:>11.0f}{value / mesh:>9.2f}")
-    print()
+    made = measure_generator(arguments.samples, arguments.repetitions)
+    print(
+        f"\nfrom beta and r to a batch of {arguments.samples}, 64 px: {made['pipeline_64']:.0f} samples/s; of that, "
+        f"sampling trees and transforms {made['sampler_us']:.1f} us a sample\n"
+    )
+    speed |= made
     print(json.dumps({name: None if value is None else round(value, 1) for name, value in speed.items()}))
 
 

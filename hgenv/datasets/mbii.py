@@ -18,6 +18,7 @@ are lit from the left.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -43,7 +44,9 @@ _CURE = (
 _REPLACE = "replace it by the file of the SIRFS 1.5 release"
 
 
-def load(folder: Path | str, split: str, *, input: str = "diffuse", size: int = 64) -> Photos:
+def load(
+    folder: Path | str, split: str, *, input: str = "diffuse", size: int = 64, views: Collection[str] = ()
+) -> Photos:
     """The photos of one half of the standard split.
 
     Args:
@@ -51,9 +54,10 @@ def load(folder: Path | str, split: str, *, input: str = "diffuse", size: int = 
         split: "train" (in the paper these score beta) or "test".
         input: Which photo: "diffuse", "shading" or "original".
         size: S, pixels along the edge of the network's input.
+        views: More from each photo for the validation loss, see `hgenv.datasets.photos`.
 
     Raises:
-        ValueError: Unknown split or input.
+        ValueError: Unknown split, input or view.
         DataError: The data are not there, or a file is missing or damaged.
     """
     if split not in SPLITS:
@@ -61,7 +65,7 @@ def load(folder: Path | str, split: str, *, input: str = "diffuse", size: int = 
     if input not in INPUTS:
         raise ValueError(f"unknown input {input!r}; the inputs of MBII are {', '.join(INPUTS)}")
     release = find_release(folder)
-    return prepare((_read(release / name, input) for name in SPLITS[split]), size, f"MBII {split} ({input})")
+    return prepare((_read(release / name, input) for name in SPLITS[split]), size, f"MBII {split} ({input})", views)
 
 
 def find_data() -> Path | None:

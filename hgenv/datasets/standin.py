@@ -12,7 +12,7 @@ They show that a method works at all. They are no measurement on real photos, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from math import pi
 
@@ -34,18 +34,24 @@ Solid = Callable[[Tensor], Tensor]
 """Smooth implicit body: (3, P) float64 points to (P,) values, negative inside."""
 
 
-@cache
-def load(split: str, *, size: int = 64) -> Photos:
+def load(split: str, *, size: int = 64, views: Collection[str] = ()) -> Photos:
     """One half of the stand-in.
 
     Args:
         split: "validation" or "test".
         size: S, pixels along the edge of the network's input.
+        views: More from each photo for the validation loss, see `hgenv.datasets.photos`.
 
     Raises:
-        ValueError: Unknown split.
+        ValueError: Unknown split or view.
     """
-    return prepare((photograph(name, body, rng) for name, body, rng in objects(split)), size, f"stand-in {split}")
+    return prepare(_photographs(split), size, f"stand-in {split}", views)
+
+
+@cache
+def _photographs(split: str) -> list[NativePhoto]:
+    """They take seconds to make, whatever size they are then seen at."""
+    return [photograph(name, body, rng) for name, body, rng in objects(split)]
 
 
 def objects(split: str) -> list[tuple[str, Solid, Random]]:

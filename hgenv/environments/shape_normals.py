@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | data_folder | the folder that contains `mbii/`; None: the environment variable HGENV_DATA | None |
     | input | MBII photos: "diffuse", "shading" (no texture) or "original" | "diffuse" |
     | size | pixels along an edge of what the network sees | 64 |
+    | views | more from each validation photo for L: any of "flips", "crops" (`hgenv.datasets.photos`) | none |
     | network, units | "small" or "paper"; "smooth" or "relu" | "small", "smooth" |
     | renderer, shadows | "analytic", "mesh" or "pyrender"; whether objects shade themselves | "analytic", True |
     | depth | levels of the grammar's tree, 2**depth primitives at most | 3 |
@@ -59,6 +61,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, 100 |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
+    | workers | processes that share the probes of an update, on a CPU; 0: none, one after the other here | 0 |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
 
     ## Version history
@@ -75,6 +78,7 @@ class ShapeNormalsEnv(DataGenEnv):
         data_folder: str | Path | None = None,
         input: str = "diffuse",
         size: int = 64,
+        views: Collection[str] = (),
         network: str = "small",
         units: Units = "smooth",
         renderer: str = "analytic",
@@ -89,10 +93,11 @@ class ShapeNormalsEnv(DataGenEnv):
         batch_size: int = 32,
         max_updates: int = 1000,
         device: str = "auto",
+        workers: int = 0,
         render_mode: str | None = None,
     ) -> None:
         chosen = choose_device(device)
-        validation, test = (photos.to(chosen) for photos in load_photos(data, data_folder, input, size))
+        validation, test = (photos.to(chosen) for photos in load_photos(data, data_folder, input, size, views))
         super().__init__(
             ShapeGenerator(make_renderer(renderer, size=size, shadows=shadows), depth=depth, lit=self.lit, light=light),
             NormalsLearner(network, units=units, size=size, device=chosen),
@@ -103,6 +108,7 @@ class ShapeNormalsEnv(DataGenEnv):
             batch_size=batch_size,
             max_updates=max_updates,
             device=chosen,
+            workers=workers,
             render_mode=render_mode,
         )
 
@@ -151,15 +157,17 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> tuple[Photos, Photos]:
+def load_photos(
+    data: str, folder: str | Path | None, input: str, size: int, views: Collection[str] = ()
+) -> tuple[Photos, Photos]:
     """Validation and test photos: MBII's 10 train and 10 test objects, or the stand-in's.
 
     Raises:
-        ValueError: `data` or `input` is unknown.
+        ValueError: `data`, `input` or a view is unknown.
         DataError: The photos are not where they should be, or damaged.
     """
     if data == "standin":
-        return standin.load("validation", size=size), standin.load("test", size=size)
+        return standin.load("validation", size=size, views=views), standin.load("test", size=size)
     if data != "mbii":
         raise ValueError(f"unknown data {data!r}; choose 'standin' or 'mbii'")
     root = folder if folder is not None else mbii.find_data()
@@ -168,4 +176,5 @@ def load_photos(data: str, folder: str | Path | None, input: str, size: int) -> 
             "data='mbii' needs the folder that contains mbii/: set the environment variable HGENV_DATA or pass "
             "data_folder"
         )
-    return mbii.load(root, "train", input=input, size=size), mbii.load(root, "test", input=input, size=size)
+    validation = mbii.load(root, "train", input=input, size=size, views=views)
+    return validation, mbii.load(root, "test", input=input, size=size)

@@ -120,8 +120,6 @@ class ShapeGenerator:
         numbers = uniforms(seeds, LIGHT_NUMBERS + count)
         # Autograd sees the render block alone: what moves silhouettes has no derivative here.
         draws = grammar.draw(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
-        # Autograd sees the render block alone: what moves silhouettes has no derivative here.
-        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
         shape = grammar.build(draws, self.depth)
         look = self.space.split(betas) if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape

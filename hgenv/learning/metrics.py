@@ -73,10 +73,11 @@ def score_normals(predictions: Tensor, photos: Photos) -> dict[str, float]:
     Raises:
         ValueError: There is not one prediction for each photo.
     """
-    if predictions.shape != photos.batch.target.shape:
+    needed = (len(photos), *photos.batch.target.shape[1:])
+    if predictions.shape != needed:
         raise ValueError(
             f"predictions have shape {tuple(predictions.shape)}, but the {len(photos)} photos of {photos.label} need "
-            f"{tuple(photos.batch.target.shape)}"
+            f"{needed}"
         )
     errors = [_errors(p, t) for p, t in zip(predictions, photos.native, strict=True)]
     means = {f"mean_degrees/{n}": float(e.mean().rad2deg()) for n, e in zip(photos.names, errors, strict=True)}

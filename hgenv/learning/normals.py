@@ -80,7 +80,7 @@ class NormalsLearner:
         return (mask * sum(errors)).sum() / (len(maps) * mask.sum().clamp(min=1))
 
     def validation_loss(self, weights: Weights, photos: Photos) -> Tensor:
-        """Mean angle error of the last stack in radians, over the valid pixels of all photos, at network resolution."""
+        """Mean angle error of the last stack in radians at network resolution, over the valid pixels of all views."""
         image, target, mask = photos.batch.map(self._here).tensors
         errors = angles(self.predict(weights, image), target, dim=1)[:, None]
         return (mask * errors).sum() / mask.sum().clamp(min=1)
@@ -88,7 +88,7 @@ class NormalsLearner:
     def metrics(self, weights: Weights, photos: Photos) -> dict[str, float]:
         """Metrics of the paper's appendix A.1 over the valid pixels of all photos, at native resolution."""
         with torch.no_grad():
-            return score_normals(self.predict(weights, photos.batch.image), photos)
+            return score_normals(self.predict(weights, photos.batch.image[: len(photos)]), photos)
 
     def predict(self, weights: Weights, images: Tensor) -> Tensor:
         """Unit normals, (N, 3, S, S), of (N, 1, S, S) images, by the last stack."""

@@ -7,6 +7,14 @@ more and the vector-Jacobian product of it gives
     dL/dX_k = (ds_{k+1}/dX_k)^T a_{k+1},    a_k = (ds_{k+1}/ds_k)^T a_{k+1},
 
 so that the graph of one step is alive at a time, whatever K is.
+
+The credit of a sample is the derivative of L by the sample's weight in the training loss of its step, what training on
+it did to L to first order in the weights. That is <dL/dmask_i, mask_i>, so `sample_gradient` holds it. Cut at the
+weights, with g_k = grad_w l(w_k, X_k),
+
+    credit_i = <d/dw of sample i's share of l(w_k, X_k), v_k>,    v_k = (ds_{k+1}/dg_k)^T a_{k+1},
+
+it is a slope of the sample's own loss along v_k, which takes two forward passes and no second derivative: `credits`.
 """
 
 from __future__ import annotations
@@ -21,6 +29,9 @@ from torch import Tensor
 from hgenv.batch import Batch
 
 Weights = dict[str, Tensor]
+
+# Losses bend so much along their own gradients that the usual 1 is too far (37 % off in single precision, against 1 %).
+STEP = 1 / 30
 
 
 class Learner(Protocol):
@@ -139,19 +150,12 @@ def sample_gradient(
         raise ValueError(
             f"{len(batches)} batches make a trajectory of {len(batches) + 1} states, not {len(trajectory)}"
         )
-    end = trajectory[-1]
-    weights = _leaves(end.weights)
-    loss = learner.validation_loss(weights, data)
-    adjoint = TrainingState(
-        dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True)),
-        {name: torch.zeros_like(m) for name, m in end.momentum.items()},
-        end.step,
-    )
+    loss, adjoint = _last_adjoint(learner, trajectory[-1], data)
     gradients = []
     for state, batch in zip(reversed(trajectory[:-1]), reversed(batches), strict=True):
         adjoint, gradient = adjoint_step(learner, sgd, state, batch, adjoint)
         gradients.append(gradient)
-    return loss.detach(), gradients[::-1]
+    return loss, gradients[::-1]
 
 
 def adjoint_step(
@@ -185,6 +189,74 @@ def adjoint_step(
         {name: next(products) for name in start.weights}, {name: next(products) for name in start.momentum}, state.step
     )
     return before, Batch(*products)
+
+
+def credits(
+    learner: Learner, sgd: SGD, trajectory: list[TrainingState], batches: list[Batch], data: Any
+) -> tuple[Tensor, list[Tensor]]:
+    """The validation loss after training and every sample's credit, at 2/3 of the price of the training itself.
+
+    Two things tell these credits from the exact ones: the adjoint leaves out how a training step changes the gradients
+    of those after it (all of it that is not SGD's own arithmetic), and the slope along v_k is a central difference of
+    `STEP` times the root of the machine epsilon, relative to the weights.
+
+    Args:
+        learner: What was trained; its training loss must weight samples by `batch.mask`.
+        sgd: How.
+        trajectory: What `train` gave for `batches`.
+        batches: X_0 .. X_{K-1}.
+        data: What the learner validates on.
+
+    Returns:
+        L, and (B,) credits for each k.
+    """
+    loss, adjoint = _last_adjoint(learner, trajectory[-1], data)
+    parts = []
+    for state, batch in zip(reversed(trajectory[:-1]), reversed(batches), strict=True):
+        adjoint, v = _sgd_adjoint(sgd, state, adjoint)
+        parts.append(_credits_along(learner, state.weights, v, batch))
+    return loss, parts[::-1]
+
+
+def _last_adjoint(learner: Learner, end: TrainingState, data: Any) -> tuple[Tensor, TrainingState]:
+    """L and dL/ds_K."""
+    weights = _leaves(end.weights)
+    loss = learner.validation_loss(weights, data)
+    gradient = torch.autograd.grad(loss, list(weights.values()))
+    momentum = {name: torch.zeros_like(m) for name, m in end.momentum.items()}
+    return loss.detach(), TrainingState(dict(zip(weights, gradient, strict=True)), momentum, end.step)
+
+
+def _sgd_adjoint(sgd: SGD, state: TrainingState, adjoint: TrainingState) -> tuple[TrainingState, Weights]:
+    """dL/ds_k, the gradient of the step being held, and dL/dg_k; SGD is linear, so it is the same anywhere."""
+    start = TrainingState(_leaves(state.weights), _leaves(state.momentum), state.step)
+    gradient = _leaves(state.weights)
+    end = sgd(start, gradient)
+    outputs = [*end.weights.values(), *end.momentum.values()]
+    inputs = [*start.weights.values(), *start.momentum.values(), *gradient.values()]
+    direction = [*adjoint.weights.values(), *adjoint.momentum.values()]
+    products = iter(torch.autograd.grad(outputs, inputs, direction))
+    weights = {name: next(products) for name in start.weights}
+    momentum = {name: next(products) for name in start.momentum}
+    return TrainingState(weights, momentum, state.step), {name: next(products) for name in gradient}
+
+
+def _credits_along(learner: Learner, weights: Weights, v: Weights, batch: Batch) -> Tensor:
+    """Slope of each sample's share of the training loss along v in weight space, (B,)."""
+    step = STEP * math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps) * _norm(weights) / _norm(v)
+    ends = []
+    for sign in (1, -1):
+        # Only the mask needs a gradient, so that the network keeps no graph.
+        mask = batch.mask.detach().requires_grad_()
+        moved = {name: torch.add(w, v[name], alpha=float(sign * step)) for name, w in weights.items()}
+        loss = learner.training_loss(moved, Batch(batch.image, batch.target, mask))
+        (slope,) = torch.autograd.grad(loss, mask)
+        ends.append((slope * mask.detach()).flatten(1).sum(1))
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+def _norm(tensors: Weights) -> Tensor:
+    return torch.stack([t.square().sum() for t in tensors.values()]).sum().sqrt()
 
 
 def _leaves(tensors: Weights) -> Weights:

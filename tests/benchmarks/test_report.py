@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from benchmarks import records, report
 from benchmarks.records import RecordError
@@ -73,7 +74,9 @@ def test_the_table_says_what_the_rows_say(tmp_path):
     text = (tmp_path / "study" / "report.md").read_text()
     for optimizer, finals in ends.items():
         n = len(finals)
-        name, count, *figures, validation, updates = cells(text, optimizer)
+        name, count, *figures, validation, late_validation, late_test, updates = cells(text, optimizer)
+        assert late_validation == validation  # no more than one update falls into it
+        assert float(late_test.split(" ± ")[0]) == pytest.approx(statistics.mean(finals), abs=0.006)
         assert (name, count, updates) == (optimizer, str(n), "2")
         half = T[n] * statistics.stdev(finals) / n**0.5
         for k, figure in enumerate(figures[:5]):
@@ -87,6 +90,35 @@ def test_the_table_says_what_the_rows_say(tmp_path):
         assert float(validation.split(" ± ")[0]) == pytest.approx(statistics.mean(finals) + 1, abs=0.006)
     assert text.index("| hybrid") < text.index("| other")  # best first
     assert "mean_degrees/pear" not in text
+
+
+def test_the_last_tenth_is_a_mean_over_updates(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0] * 19 + [30.0, 20.0, 1.0], amount=40, overshoot=True)  # ends at 40 s
+    report.main([str(tmp_path)])
+    assert cells((tmp_path / "report.md").read_text(), "hybrid")[-3:-1] == ["31.00", "30.00"]  # 36, 38 and 40 s
+
+
+def test_against_a_rival(tmp_path):
+    """One that is three times as fast and ends 5 degrees below; Welch's interval by hand."""
+    ends = {"basic_random_search": (30.0, 31.0, 32.0), "fast": (25.0, 26.0, 27.5)}
+    for optimizer, finals in ends.items():
+        for seed, final in enumerate(finals):
+            slow = [60.0 - (60.0 - final) * min(1, k / 90) for k in range(101)]
+            fast = [60.0 - (60.0 - final) * min(1, k / 30) for k in range(101)]
+            make_run(tmp_path, optimizer, seed, slow if optimizer == "basic_random_search" else fast, amount=200)
+    table = report.rivals(report.collect([tmp_path]).runs)
+    (_, own, *nothing), (_, share, validation, test) = table.rows
+    assert nothing == ["-", "-"]
+    # The mean line falls from 60 by 1.128 an update: it passes 31 + 1 within 26 updates, seen by a window of 10.
+    assert 0.26 <= float(share) <= 0.33
+    assert 0.9 <= float(own) <= 1
+    means, variances = zip(*((statistics.mean(f), statistics.variance(f) / 3) for f in ends.values()), strict=True)
+    difference = means[1] - means[0]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    half = student.ppf(0.975, freedom) * sum(variances) ** 0.5
+    for cell in (validation, test):
+        found = [float(v) for v in re.findall(r"[-+][0-9.]+", cell)]
+        assert found == pytest.approx([difference, difference - half, difference + half], abs=0.011)
 
 
 def test_one_seed_has_no_interval(tmp_path):

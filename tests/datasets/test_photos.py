@@ -151,3 +151,42 @@ def test_moving_keeps_the_photos():
     elsewhere = photos.to("meta")
     tensors = (*elsewhere.batch.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
     assert {t.device.type for t in tensors} == {"meta"}
+
+
+def test_flips_are_photos_of_mirrored_objects():
+    """Each is what `prepare` makes of the mirrored photo."""
+    photo = flat_photo()
+    views = prepare([photo], 20, "test", views=("flips",))
+    assert len(views) == 1
+    assert len(views.batch) == 4
+    for row, (axis, component) in enumerate(((1, 0), (0, 1)), start=1):
+        normal = np.flip(photo.normal, axis + 1).copy()
+        normal[component] *= -1
+        parts = (np.flip(x, axis).copy() for x in (photo.intensity, photo.object, photo.valid))
+        intensity, mask, valid = parts
+        expected = prepare([replace(photo, intensity=intensity, object=mask, valid=valid, normal=normal)], 20, "test")
+        for found, wanted in zip(views.batch[row : row + 1].tensors, expected.batch.tensors, strict=True):
+            torch.testing.assert_close(found, wanted)
+    both = views.batch[3:4]
+    torch.testing.assert_close(both.image, views.batch.image[1:2].flip(-2))
+    torch.testing.assert_close(both.target[:, 2], views.batch.target[0:1, 2].flip(-2, -1))
+
+
+def test_crops_show_the_corners_larger():
+    """At three quarters of the edge, every 3 pixels of the frame are 4 of a crop; averages over both agree."""
+    photo = flat_photo(box=(2, 47, 20, 65))  # square: the object fills the frame
+    views = prepare([photo], 64, "test", views=("crops",))
+    assert len(views.batch) == 5
+    inner = (slice(None), slice(12, 36), slice(12, 36))  # inside the object at top left
+    whole = views.batch.image[0][inner].reshape(8, 3, 8, 3).mean((1, 3))
+    top_left = views.batch.image[1][:, 16:48, 16:48].reshape(8, 4, 8, 4).mean((1, 3))
+    torch.testing.assert_close(whole, top_left)
+    bottom_right = views.batch.image[4][:, -48:-16, -48:-16].reshape(8, 4, 8, 4).mean((1, 3))
+    torch.testing.assert_close(views.batch.image[0][:, 28:52, 28:52].reshape(8, 3, 8, 3).mean((1, 3)), bottom_right)
+
+
+def test_views_of_views_and_unknown_ones():
+    photo = flat_photo()
+    assert len(prepare([photo, photo], 20, "test", views=("crops", "flips")).batch) == 2 * 5 * 4
+    with pytest.raises(ValueError, match="unknown views blurs; the views are flips, crops"):
+        prepare([photo], 20, "test", views=("blurs",))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hgenv.batch import Batch
 from hgenv.learning.normals import NormalsLearner
-from hgenv.learning.unroll import SGD, TrainingState, sample_gradient, train
+from hgenv.learning.unroll import SGD, TrainingState, credits, sample_gradient, train
 
 with warnings.catch_warnings():
     # Both peers import parts of PyTorch and of the standard library that are going away.
@@ -332,3 +332,63 @@ def test_a_state_is_not_changed_by_a_step():
     FULL(state, {"w": torch.ones(3)})
     assert torch.equal(state.weights["w"], torch.ones(3))
     assert torch.equal(state.momentum["w"], torch.ones(3))
+
+
+def exact_credits(learner, sgd, trajectory, batches):
+    """<dL/dmask, mask>, by the full adjoint."""
+    _, gradients = sample_gradient(learner, sgd, trajectory, batches, photos())
+    return [(g.mask * b.mask).flatten(1).sum(1) for g, b in zip(gradients, batches, strict=True)]
+
+
+@pytest.mark.parametrize("sgd", [SGD(1e-3), SGD(1e-3, 0.9, 1e-2, 3)], ids=["plain", "momentum and decay"])
+def test_credits_are_exact_where_no_later_step_bends(smooth, sgd):
+    """That is at the last of K steps; at earlier ones the curvature that is left out grows with the learning rate."""
+    batches = [random_batch(4, k) for k in range(2)]
+    trajectory = train(smooth, sgd, sgd.start(smooth.initial_weights(0)), batches)
+    loss, found = credits(smooth, sgd, trajectory, batches, photos())
+    expected = exact_credits(smooth, sgd, trajectory, batches)
+    assert float(loss) == float(smooth.validation_loss(trajectory[-1].weights, photos()))
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-9)
+    error = float((found[0] - expected[0]).norm() / expected[0].norm())
+    assert 1e-4 < error < 0.1
+
+
+def test_credits_foretell_what_replacing_a_sample_does():
+    """L with sample i in the place of sample j of the same step, trained anew, against the difference of credits."""
+    learner, sgd = NormalsLearner(size=SIZE, dtype=torch.float64), SGD(learning_rate=1e-3, momentum=0.9)
+    batches = [random_batch(12, k) for k in range(2)]
+    start = sgd.start(learner.initial_weights(0))
+    trajectory = train(learner, sgd, start, batches)
+    loss, (first, last) = credits(learner, sgd, trajectory, batches, photos())
+    foretold, true = [], []
+    for k, part in enumerate((first, last)):
+        for j in range(12):
+            i = (j + 1) % 12
+            rows = torch.arange(12)
+            rows[j] = i
+            changed = [b[rows] if k == n else b for n, b in enumerate(batches)]
+            after = learner.validation_loss(train(learner, sgd, start, changed)[-1].weights, photos())
+            true.append(float(after - loss))
+            foretold.append(float(part[i] - part[j]))
+    foretold, true = torch.tensor(foretold), torch.tensor(true)
+    assert float((foretold - true).norm() / true.norm()) < 0.05
+
+
+def test_credits_in_single_precision():
+    batches = [random_batch(4, k) for k in range(2)]
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        learner = NormalsLearner(size=SIZE, dtype=dtype)
+        trajectory = train(learner, FULL, FULL.start(learner.initial_weights(0)), batches)
+        found[dtype] = torch.cat(credits(learner, FULL, trajectory, batches, photos())[1]).double()
+    error = found[torch.float32] - found[torch.float64]
+    assert float(error.norm() / found[torch.float64].norm()) < 0.02
+
+
+def test_credits_need_no_graph_of_the_network(smooth):
+    batch = random_batch(4, 0)
+    trajectory = train(smooth, PLAIN, PLAIN.start(smooth.initial_weights(0)), [batch])
+    # The start of the adjoint has one, of the two photos; so much that the training samples' would show.
+    few = graph_memory(lambda: credits(smooth, PLAIN, trajectory, [batch], photos()))
+    many = graph_memory(lambda: train(smooth, PLAIN, PLAIN.start(smooth.initial_weights(0)), [random_batch(8, 0)]))
+    assert few < many / 2

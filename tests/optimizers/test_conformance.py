@@ -9,6 +9,7 @@ from hgenv.testing import OptimizerConformance
 from optimizers import (
     REGISTRY,
     BasicRandomSearch,
+    CreditGradient,
     Evolution,
     Fixed,
     HybridGradient,
@@ -27,6 +28,16 @@ class TestHybridGradientGaussian(OptimizerConformance):
         return HybridGradient(
             space, seed=seed, directions="gaussian", exact=False, momentum=0.5, max_norm=1.0, decay_updates=20.0
         )
+
+
+class TestCreditGradient(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return CreditGradient(space, seed=seed)
+
+
+class TestCreditGradientCoordinate(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return CreditGradient(space, seed=seed, directions="coordinate", clip_pairs="median", every=2, shrink=0.9)
 
 
 class TestBasicRandomSearch(OptimizerConformance):
@@ -61,8 +72,15 @@ class TestFixed(OptimizerConformance):
         return Fixed(space, seed=seed)
 
 
-def test_registry_names_all_five() -> None:
-    assert list(REGISTRY) == ["hybrid_gradient", "basic_random_search", "evolution", "random_search", "fixed"]
+def test_registry_names_all() -> None:
+    assert list(REGISTRY) == [
+        "hybrid_gradient",
+        "credit_gradient",
+        "basic_random_search",
+        "evolution",
+        "random_search",
+        "fixed",
+    ]
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -81,6 +99,9 @@ def test_state_of_another_space_is_refused(name: str) -> None:
         ("hybrid_gradient", {"clip_samples": "x"}, "'median' or None"),
         ("hybrid_gradient", {"sigma": 0.0}, "positive"),
         ("hybrid_gradient", {"learning_rate": 0.0}, "positive"),
+        ("credit_gradient", {"directions": "x"}, "'gaussian' or 'coordinate'"),
+        ("credit_gradient", {"clip_pairs": "x"}, "'median' or None"),
+        ("credit_gradient", {"sigma": 0.0}, "positive"),
         ("basic_random_search", {"pairs": 0}, "positive"),
         ("basic_random_search", {"rule": "adam"}, "'sgd' or 'rmsprop'"),
         ("evolution", {"name": "CMMA"}, "knows no optimizer 'CMMA'; choose e.g. CMA"),

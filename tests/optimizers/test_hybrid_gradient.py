@@ -13,7 +13,7 @@ from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.rendering import RenderError
 from optimizers import HybridGradient
-from optimizers.hybrid_gradient import total, trust
+from optimizers.base import Trust, total
 
 
 def quadratic(**options: object) -> DataGenEnv:
@@ -160,7 +160,7 @@ def test_a_bound_that_cuts_directions() -> None:
 def test_update_is_rmsprop(max_norm: float | None) -> None:
     """Three updates against RMSprop written out, with clipping and decay."""
     env, rate, rho, eps, decay = quadratic(), 0.02, 0.8, 1e-4, 2.0
-    options = {"rho": rho, "eps": eps, "decay_updates": decay, "max_norm": max_norm, "momentum": 0.0, "shrink": False}
+    options = {"rho": rho, "eps": eps, "decay_updates": decay, "max_norm": max_norm, "momentum": 0.0, "shrink": None}
     optimizer = stepped(env, learning_rate=rate, **options)
     square, beta = torch.zeros(4, dtype=torch.float64), env.space.scale(env.space.initial)
     for t in range(3):
@@ -241,23 +241,42 @@ def test_unrenderable_differences_skip_the_gradient(caplog: pytest.LogCaptureFix
 
 def test_trust_is_the_james_stein_factor() -> None:
     slopes = torch.tensor([[1.0, 1.0, 5.0, 2.0], [1.0, -1.0, 5.0, torch.nan], [1.0, 1.0, 8.0, torch.nan]]).double()
-    factor = trust(slopes)
+    factor = Trust(0, 4)(slopes)
     assert factor[0] == 1  # no noise at all
     assert factor[1] == 0  # mean 1/3, standard error 2/3
     assert float(factor[2]) == pytest.approx(1 - 1 / 36)  # mean 6, standard error 1
     assert factor[3] == 0  # one sample says nothing about its noise
 
 
-def test_pure_noise_moves_less_than_a_signal() -> None:
+@pytest.mark.parametrize("memory", [0, 0.9])
+def test_pure_noise_moves_less_than_a_signal(memory: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(400, 64, 2, generator=rng, dtype=torch.float64)
+    noise = torch.randn(4000, 64, 2, generator=rng, dtype=torch.float64)
     noise[..., 1] += 1.0  # eight standard errors
+    trust = Trust(memory, 2)
     factors = torch.stack([trust(n) for n in noise])
     assert float((factors[:, 0] == 0).double().mean()) == pytest.approx(0.68, abs=0.06)  # |t| < 1
     assert factors[:, 1].min() > 0.9
 
 
+def test_memory_finds_what_one_estimate_cannot() -> None:
+    """A mean of one standard error a time: with memory 0.9 it stands at sqrt(1.9 / 0.1) of them."""
+    rng = torch.Generator().manual_seed(0)
+    slopes = torch.randn(2000, 64, 1, generator=rng, dtype=torch.float64) + 1 / 8
+    means = {}
+    for memory in (0, 0.9):
+        trust = Trust(memory, 1)
+        means[memory] = torch.stack([trust(s) for s in slopes])[20:].mean()
+    assert means[0] < 0.4
+    assert means[0.9] > 0.85
+
+
+def test_a_memory_that_never_fades_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 0 and below 1, not 1"):
+        Trust(1, 4)
+
+
 def test_components_that_no_sample_was_differenced_along_stay() -> None:
     slopes = torch.tensor([[1.0, torch.nan], [3.0, torch.nan]]).double()
     assert total(slopes).tolist() == [4.0, 0.0]
-    assert trust(slopes)[1] == 0
+    assert Trust(0, 2)(slopes)[1] == 0
