@@ -200,7 +200,7 @@ def test_only_one_process_works_on_a_run(tmp_path):
     ("env.id=hgenv/Cubic-v0", RunError, "Cubic"),
     ("env.batch_size=0", RunError, "batch_size"),
     ("+env.colour=red", RunError, "colour"),
-    ("optimizer.id=luck", RunError, "choose one of basic_random_search, evolution"),
+    ("optimizer.id=luck", RunError, "choose one of basic_random_search, credit_gradient"),
     ("+optimizer.pairs=3", RunError, "pairs"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, override, error, message):
