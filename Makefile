@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 benchmark: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare experiment=quick env=shapes_lit seed=0,1 workers=2 \
-		optimizer=hybrid_gradient,basic_random_search,evolution,fixed $(if $(HGENV_DATA),env.data=mbii)
+		optimizer=hybrid_gradient,credit_gradient,basic_random_search,evolution,fixed $(if $(HGENV_DATA),env.data=mbii)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
