@@ -290,7 +290,7 @@ class DataGenEnv(gym.Env):
         alike but for beta differ in credit by what beta did to L.
 
         Args:
-            exact: By the full adjoint, <dL/dmask_i, mask_i> of `sample_gradient`, at about five times the price (none
+            exact: By the full adjoint, <dL/dmask_i, mask_i> of `sample_gradient`, at about four times the price (none
                 if that is paid for). Otherwise how the K training steps bend each other's gradients is left out, see
                 `hgenv.learning.unroll.credits`.
 

@@ -600,7 +600,7 @@ def _global_randomness_unchanged(who: str) -> Iterator[None]:
 
 @contextmanager
 def _disturbed_global_randomness() -> Iterator[None]:
-    """Another global random state inside, the old one afterwards."""
+    """Another global random state inside, the old one afterwards; numpy's legacy one, since that is the global one."""
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     torch.manual_seed(20201)
     np.random.seed(20202)  # noqa: NPY002

@@ -51,7 +51,7 @@ class CreditGradient(GradientOptimizer):
         directions: "gaussian", N(0, sigma^2 I); or "coordinate", sigma along single components, dealt out evenly.
         sigma: Displacement of the training samples, as a fraction of each component's range.
         exact: Whether credits come from the full adjoint; else the curvature within the K steps is left out, at a
-            fifth of the price.
+            quarter of the price.
         clip_pairs: "median" scales each |c_j+ - c_j-| down to twice their median; None leaves them.
         shrink: A component moves only as far as its estimate over the pairs, with so much memory of earlier ones,
             stands out of its noise (see `Trust`; needs two pairs a component); None: always by the rule's step.

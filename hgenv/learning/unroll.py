@@ -194,7 +194,7 @@ def adjoint_step(
 def credits(
     learner: Learner, sgd: SGD, trajectory: list[TrainingState], batches: list[Batch], data: Any
 ) -> tuple[Tensor, list[Tensor]]:
-    """The validation loss after training and every sample's credit, at 2/3 of the price of the training itself.
+    """The validation loss after training and every sample's credit, at about the price of the training itself.
 
     Two things tell these credits from the exact ones: the adjoint leaves out how a training step changes the gradients
     of those after it (all of it that is not SGD's own arithmetic), and the slope along v_k is a central difference of
@@ -243,7 +243,12 @@ def _sgd_adjoint(sgd: SGD, state: TrainingState, adjoint: TrainingState) -> tupl
 
 def _credits_along(learner: Learner, weights: Weights, v: Weights, batch: Batch) -> Tensor:
     """Slope of each sample's share of the training loss along v in weight space, (B,)."""
-    step = STEP * math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps) * _norm(weights) / _norm(v)
+    step = (
+        STEP
+        * math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps)
+        * _norm(weights)
+        / _norm(v).clamp(min=1e-30)
+    )
     ends = []
     for sign in (1, -1):
         # Only the mask needs a gradient, so that the network keeps no graph.

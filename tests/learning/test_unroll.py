@@ -392,3 +392,13 @@ def test_credits_need_no_graph_of_the_network(smooth):
     few = graph_memory(lambda: credits(smooth, PLAIN, trajectory, [batch], photos()))
     many = graph_memory(lambda: train(smooth, PLAIN, PLAIN.start(smooth.initial_weights(0)), [random_batch(8, 0)]))
     assert few < many / 2
+
+
+def test_where_nothing_can_be_gained_credits_are_zero(smooth):
+    class Indifferent(NormalsLearner):
+        def validation_loss(self, weights, data):
+            return 0 * super().validation_loss(weights, data)
+
+    learner, batches = Indifferent(size=SIZE, dtype=torch.float64), [random_batch(2, 0)]
+    trajectory = train(learner, PLAIN, PLAIN.start(learner.initial_weights(0)), batches)
+    assert credits(learner, PLAIN, trajectory, batches, photos())[1][0].abs().max() == 0
