@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hgenv.batch import Batch
+from hgenv.datasets.photos import Photos
 from hgenv.env import DataGenEnv
 from hgenv.learning.metrics import angles
 
@@ -38,6 +39,8 @@ def error_maps(env: DataGenEnv) -> Picture:
     """Four rows for the validation photos (figure 5): photo, true normals, predicted normals, angle between the two."""
     learner: Any = env.learner
     truth = env.validation.batch
+    if isinstance(env.validation, Photos):
+        truth = truth[: len(env.validation)]  # without further views of them
     with torch.no_grad():
         prediction = learner.predict(env.state.weights, truth.image)
         errors = angles(prediction, truth.target, dim=1).rad2deg()
