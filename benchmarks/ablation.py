@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +30,39 @@ from . import records
 from .run import compose, make_environment, settings
 
 # Name, optimizer, and what differs from the class's defaults.
-ESTIMATORS: list[tuple[str, Any, dict[str, Any]]] = [
-    ("basic random search, 2 pairs, sigma 0.1", BasicRandomSearch, {"pairs": 2, "sigma": 0.1}),
-    ("basic random search, 8 pairs, sigma 0.1", BasicRandomSearch, {"pairs": 8, "sigma": 0.1}),
-    ("hybrid, Gaussian, 4 shared (the paper's)", HybridGradient,
-     {"directions": "gaussian", "shared": True, "count": 4, "exact": False, "clip_samples": None}),
-    ("hybrid, Gaussian, 4 per sample", HybridGradient,
-     {"directions": "gaussian", "count": 4, "exact": False, "clip_samples": None}),
-    ("hybrid, coordinates, 8 per sample", HybridGradient, {"count": 8, "exact": False, "clip_samples": None}),
-    ("the same, exact light", HybridGradient, {"count": 8, "clip_samples": None}),
-    ("the same, exact light, median clipping", HybridGradient, {"count": 8}),
-    ("the same, sigma 0.1", HybridGradient, {"count": 8, "sigma": 0.1}),
-    ("the same, sigma 0.02", HybridGradient, {"count": 8, "sigma": 0.02}),
-    ("all coordinates, exact light, clipping", HybridGradient, {"count": 37}),
-    ("credit, Gaussian, sigma 0.05", CreditGradient, {"sigma": 0.05}),
-    ("credit, Gaussian, sigma 0.1", CreditGradient, {"sigma": 0.1}),
-    ("credit, Gaussian, sigma 0.2", CreditGradient, {"sigma": 0.2}),
-    ("the same, sigma 0.1, clipped pairs", CreditGradient, {"sigma": 0.1, "clip_pairs": "median"}),
-    ("credit, coordinates, sigma 0.1", CreditGradient, {"sigma": 0.1, "directions": "coordinate"}),
-    ("credit by the full adjoint, Gaussian, sigma 0.1", CreditGradient, {"sigma": 0.1, "exact": True}),
-]  # fmt: skip
+Estimator = tuple[str, Any, dict[str, Any]]
+
+
+def _estimators() -> list[Estimator]:
+    found: list[Estimator] = []
+    for pairs, sigma in ((2, 0.05), (2, 0.1), (2, 0.2), (8, 0.1)):
+        name = f"basic random search, {pairs} pairs, sigma {sigma}"
+        found.append((name, BasicRandomSearch, {"pairs": pairs, "sigma": sigma}))
+    plain = {"exact": False, "clip_samples": None}
+    for directions in ("gaussian", "coordinate"):
+        for shared in (True, False):
+            for count in (4, 16):
+                name = f"hybrid, {count} {directions} {'shared' if shared else 'per sample'}, sigma 0.05"
+                changes = {"directions": directions, "shared": shared, "count": count, "sigma": 0.05}
+                found.append((name, HybridGradient, plain | changes))
+    for sigma in (0.02, 0.1, 0.2):
+        changes = {"directions": "coordinate", "count": 16, "sigma": sigma}
+        found.append((f"hybrid, 16 coordinate per sample, sigma {sigma}", HybridGradient, plain | changes))
+    for count in (8, 10**6):
+        for clip in (None, "median"):
+            name = f"hybrid, {count if count == 8 else 'all'} coordinates, exact light"
+            clipped: dict[str, Any] = {"count": count, "clip_samples": clip}
+            found.append((name + (", samples clipped" if clip else ""), HybridGradient, clipped))
+    for directions in ("gaussian", "coordinate"):
+        for sigma in (0.05, 0.1, 0.2):
+            changes = {"directions": directions, "sigma": sigma}
+            found.append((f"credit, {directions}, sigma {sigma}", CreditGradient, changes))
+    found.append(("credit, gaussian, sigma 0.1, pairs clipped", CreditGradient, {"clip_pairs": "median"}))
+    found.append(("credit by the full adjoint, gaussian, sigma 0.1", CreditGradient, {"exact": True}))
+    return found
+
+
+ESTIMATORS = _estimators()
 
 
 class Bench:
@@ -57,8 +72,9 @@ class Bench:
         self.env = env
         env.reset(seed=0)
         env.warm_up()
+        self.beta = env.space.project(env.space.initial)
         for _ in range(warm):
-            env.step(env.space.project(env.space.initial))
+            env.step(self.beta)
         self.state = env.state_dict()
 
     def at(self, draw: int) -> DataGenEnv:
@@ -69,22 +85,31 @@ class Bench:
     def reference(self, draw: int, sigma: float) -> Tensor:
         """Central differences of L along every coordinate, (d,)."""
         env, space = self.at(draw), self.env.space
-        centre = space.scale(space.project(space.initial))
+        centre = space.scale(self.beta)
         steps = sigma * torch.eye(space.dimension, dtype=torch.float64)
         ahead, behind = (centre + steps).clamp(0, 1), (centre - steps).clamp(0, 1)
         outcomes = env.probe(space.clip(space.unscale(torch.cat([ahead, behind]))))
         losses = torch.tensor([_loss(o) for o in outcomes], dtype=torch.float64).reshape(2, -1)
         return (losses[0] - losses[1]) / (ahead - behind).sum(-1)
 
-    def estimate(self, cls: Any, options: dict[str, Any], draw: int) -> tuple[Tensor, float]:
-        """One estimate and its cost in CPU seconds beyond the step that is taken anyway."""
+    def estimates(self, draw: int) -> Iterator[tuple[str, Tensor, float]]:
+        """One estimate of every kind: its name, its gradient (d,), its CPU + GPU seconds beyond the step behind it."""
+        # All hybrid gradients look back on the same step, and one dL/dX serves them; each is charged for it.
         env = self.at(draw)
-        optimizer = cls(env.space, seed=draw, **options)
-        if cls is not BasicRandomSearch:  # looks back on a step
-            optimizer.update(env)
+        env.step(self.beta)
         before = env.ledger.spent("total_seconds")
-        gradient = optimizer.gradient(env)
-        return gradient, env.ledger.spent("total_seconds") - before
+        env.sample_gradient()
+        shared = env.ledger.spent("total_seconds") - before
+        for name, cls, changes in sorted(ESTIMATORS, key=lambda estimator: estimator[1] is not HybridGradient):
+            if cls is not HybridGradient:
+                env = self.at(draw)
+            optimizer = cls(env.space, seed=draw, **changes)
+            if cls is CreditGradient:
+                optimizer.update(env)
+            before = env.ledger.spent("total_seconds")
+            gradient = optimizer.gradient(env)
+            cost = env.ledger.spent("total_seconds") - before
+            yield name, gradient, cost + (shared if cls is HybridGradient else 0)
 
 
 def _loss(outcome: Outcome) -> float:
@@ -98,72 +123,94 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp(min=1e-300))
 
 
-def main(arguments: list[str]) -> None:
-    """Measure, write the rows and the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for rows.jsonl and report.md")
-    parser.add_argument("--warm", type=int, default=60, help="updates at the initial beta before measuring (60)")
-    parser.add_argument("--draws", type=int, default=8, help="sets of sample seeds, for estimates and reference (8)")
-    parser.add_argument("--sigma", type=float, default=0.05, help="of the reference's differences (0.05 of the range)")
-    options, overrides = parser.parse_known_args(arguments)
-    torch.set_num_threads(1)
-    config = settings(compose(overrides))
-    bench = Bench(make_environment(config), options.warm)
-    space = bench.env.space
-    groups = {"all": torch.ones(space.dimension, dtype=torch.bool)}
-    smooth = torch.zeros(space.dimension, dtype=torch.bool)
-    for name in bench.env.generator.smooth:
+def component_groups(env: DataGenEnv) -> dict[str, Tensor]:
+    """(d,) bool masks: all components, and those of each kind, where there is more than one kind."""
+    space = env.space
+    picks, smooth = torch.zeros(space.dimension, dtype=torch.bool), torch.zeros(space.dimension, dtype=torch.bool)
+    for name in env.generator.smooth:
         smooth[space.slice(name)] = True
-    picks = torch.zeros_like(smooth)
     for block in space.blocks:
         picks[space.slice(block.name)] = block.floor > 0
     kinds = {"probabilities": picks, "other shape": ~picks & ~smooth, "smooth": smooth}
-    groups |= {name: kind for name, kind in kinds.items() if kind.any() and not kind.all()}
+    kinds = {name: kind for name, kind in kinds.items() if kind.any() and not kind.all()}
+    return {"all": torch.ones(space.dimension, dtype=torch.bool)} | kinds
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
 
-    def add(name: str, draw: int, gradient: Tensor, cost: float) -> None:
-        rows.append({"estimator": name, "draw": draw, "gradient": [float(f"{g:.6g}") for g in gradient.tolist()]})
-        rows[-1]["total_seconds"] = round(cost, 4)
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        records.write(options.out / "rows.jsonl", text)
-
-    references = []
-    for draw in track(range(options.draws), "reference", disable=not sys.stdout.isatty()):
-        references.append(bench.reference(100 + draw, options.sigma))
-        add("reference", 100 + draw, references[-1], 0.0)
-    half = options.draws // 2
-    reference = torch.stack(references).mean(0)
-    halves = torch.stack(references[:half]).mean(0), torch.stack(references[half:]).mean(0)
-
+def report(rows: list[dict[str, Any]], groups: dict[str, Tensor]) -> list[str]:
+    """The table of what `rows` say, line by line."""
+    found: dict[str, list[Tensor]] = {}
+    costs: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["estimator"], []).append(torch.tensor(row["gradient"], dtype=torch.float64))
+        costs.setdefault(row["estimator"], []).append(row["total_seconds"])
+    references = torch.stack(found.pop("reference"))
+    reference = references.mean(0)
+    even, odd = references[0::2].mean(0), references[1::2].mean(0)
+    halves = [cosine(even[g], odd[g]) for g in groups.values()]
+    # Spearman and Brown: the reference has twice the draws of a half, and the truth no noise at all.
+    ceilings = [math.sqrt(2 * h / (1 + h)) if h > 0 else math.nan for h in halves]
     lines = [
-        f"# Estimates of dL/dbeta: {records.environment_label(config)}",
-        "",
-        f"After {options.warm} updates at the initial beta, {options.draws} draws of sample seeds; `reference` is "
-        f"central differences of L, sigma {options.sigma}. A row: mean cosine of one estimate to it, over all "
-        "components and by group; cosine of the mean of all draws to it; mean cosine between two draws; CPU + GPU "
-        "seconds of one.",
-        "",
-        f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
-        "",
         "| estimator | " + " | ".join(groups) + " | mean of draws | between draws | seconds |",
         "| --- |" + " ---: |" * (len(groups) + 3),
-        "| reference, half against half | "
-        + " | ".join(f"{cosine(halves[0][g], halves[1][g]):.2f}" for g in groups.values())
-        + " | | | |",
+        "| reference, half against half | " + " | ".join(f"{h:.2f}" for h in halves) + " | | | |",
+        "| what an exact estimate would have | " + " | ".join(f"{c:.2f}" for c in ceilings) + " | | | |",
     ]
-    for name, cls, changes in track(ESTIMATORS, "estimators", disable=not sys.stdout.isatty()):
-        estimates, costs = zip(*(bench.estimate(cls, changes, draw) for draw in range(options.draws)), strict=True)
-        for draw, (gradient, cost) in enumerate(zip(estimates, costs, strict=True)):
-            add(name, draw, gradient, cost)
+    for name, estimates in found.items():
         single = [sum(cosine(e[g], reference[g]) for e in estimates) / len(estimates) for g in groups.values()]
         mean = cosine(torch.stack(estimates).mean(0), reference)
         pairs = [cosine(a, b) for i, a in enumerate(estimates) for b in estimates[:i]]
-        cells = [*single, mean, sum(pairs) / len(pairs), sum(costs) / len(costs)]
+        cells = [*single, mean, sum(pairs) / len(pairs), sum(costs[name]) / len(estimates)]
         lines.append(f"| {name} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-    records.write(options.out / "report.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    """Measure; write the rows as they come, and the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows.jsonl and report.md")
+    parser.add_argument("--warm", type=int, default=60, help="updates at the initial beta before measuring (60)")
+    parser.add_argument("--draws", type=int, default=16, help="sets of sample seeds for the estimates, 2 at least (16)")
+    parser.add_argument("--references", type=int, default=24, help="and for the reference (24)")
+    parser.add_argument("--sigma", type=float, default=0.1, help="of the reference's differences (0.1 of the range)")
+    options, overrides = parser.parse_known_args(arguments)
+    if min(options.draws, options.references) < 2:
+        parser.error("--draws and --references must be at least 2: their scatter is what this is about")
+    torch.set_num_threads(1)
+    config = settings(compose(overrides))
+    bench = Bench(make_environment(config), options.warm)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with (options.out / "rows.jsonl").open("w") as file:
+
+        def add(name: str, draw: int, gradient: Tensor, cost: float) -> None:
+            numbers = [float(f"{g:.6g}") for g in gradient.tolist()]
+            rows.append({"estimator": name, "draw": draw, "gradient": numbers, "total_seconds": round(cost, 4)})
+            file.write(json.dumps(rows[-1]) + "\n")
+            file.flush()
+
+        for draw in track(range(options.draws), "estimates", disable=not sys.stdout.isatty()):
+            for name, gradient, cost in bench.estimates(draw):
+                add(name, draw, gradient, cost)
+        for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
+            add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
+    env = config["env"]
+    text = [
+        f"# Estimates of dL/dbeta: {records.environment_label(config)}, K x B = "
+        f"{env['unroll_steps']} x {env['batch_size']}",
+        "",
+        f"After {options.warm} updates at the initial beta. The reference is central differences of L, sigma "
+        f"{options.sigma}, coordinate by coordinate, mean of {options.references} draws of sample seeds. A row: mean "
+        f"cosine of one estimate to it ({options.draws} draws), over all components and by group; cosine of the mean "
+        "of all draws to it; mean cosine between two draws; CPU + GPU seconds of one beyond the step behind it. The "
+        "reference has noise too: its halves agree only so far, and an exact estimate would have the cosine in the "
+        "line after that.",
+        "",
+        f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
+        "",
+        *report(rows, component_groups(bench.env)),
+    ]
+    records.write(options.out / "report.md", "\n".join(text) + "\n")
+    print("\n".join(text))
 
 
 if __name__ == "__main__":

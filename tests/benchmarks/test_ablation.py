@@ -24,12 +24,12 @@ def test_the_reference_is_the_closed_form() -> None:
 
 
 def test_report_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ablation.main(["--out", str(tmp_path), "--warm", "2", "--draws", "4", "env=quadratic"])
+    ablation.main(["--out", str(tmp_path), "--warm", "2", "--draws", "4", "--references", "6", "env=quadratic"])
     capsys.readouterr()
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 * (1 + len(ablation.ESTIMATORS))
+    assert len(rows) == 6 + 4 * len(ablation.ESTIMATORS)
     report = (tmp_path / "report.md").read_text()
-    exact = re.search(r"\| all coordinates, exact light, clipping \| ([0-9.]+) \|", report)
+    exact = re.search(r"\| hybrid, all coordinates, exact light \| ([0-9.]+) \|", report)
     noisy = re.search(r"\| basic random search, 2 pairs, sigma 0.1 \| ([-0-9.]+) \|", report)
     assert exact is not None
     assert noisy is not None
