@@ -50,15 +50,16 @@ PRESETS = {
 
 
 class StackedHourglass(nn.Module):
-    """Grey images to maps of `outputs` channels, one set of maps from each stack.
+    """Images to maps of `outputs` channels, one set of maps from each stack.
 
     Args:
         preset: Sizes.
+        inputs: Channels of the images.
         outputs: Channels of the predicted maps.
         units: "smooth" is SiLU with average pooling, "relu" is ReLU with max-pooling.
     """
 
-    def __init__(self, preset: Preset, outputs: int = 3, units: Units = "smooth") -> None:
+    def __init__(self, preset: Preset, inputs: int = 1, outputs: int = 3, units: Units = "smooth") -> None:
         super().__init__()
         if preset.stride not in (2, 4):
             raise ValueError(f"an hourglass's stride is 2 or 4, not {preset.stride}")
@@ -67,7 +68,7 @@ class StackedHourglass(nn.Module):
         self.preset = preset
         f = preset.features
         self.stem = nn.Sequential(
-            nn.Conv2d(1, f, 7, stride=2, padding=3),
+            nn.Conv2d(inputs, f, 7, stride=2, padding=3),
             _pooling(units) if preset.stride == 4 else nn.Identity(),
             Residual(preset, units),
         )
@@ -80,7 +81,7 @@ class StackedHourglass(nn.Module):
         self.merge_predictions = nn.ModuleList(nn.Conv2d(outputs, f, 1) for _ in range(preset.stacks - 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Predictions of every stack, each (B, outputs, H, W), for (B, 1, H, W) images.
+        """Predictions of every stack, each (B, outputs, H, W), for (B, inputs, H, W) images.
 
         Raises:
             ValueError: H or W cannot be halved as often as the network does.

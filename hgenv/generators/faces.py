@@ -1,0 +1,194 @@
+"""The generator of the paper's third experiment: faces of a morphable model under one light, with their depth (5.3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..decision import Block, DecisionSpace, block
+from ..rendering.scene import FIT
+from ..rendering.skin import shade_skin
+from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer
+from .deform import deform
+from .distributions import gaussian_mixture, von_mises_mixture
+from .morphable import DARKEST, LEAST, MorphableModel, tensors
+from .random import uniforms
+
+COMPONENTS = 3
+MODES = LEAST  # of identity, expression and texture each
+FLOOR = 0.05
+LIMIT = 3.0  # standard deviations that no coefficient of shape goes beyond
+REST = math.sqrt(3)  # coefficients outside beta are uniform within so many: variance one
+CAMERA = 5.0  # depth of the middle of a face, in halves of the frame's edge
+CONCENTRATION = 30.0  # of a von Mises distribution, in the middle of its block: 10.5 degrees
+
+
+def face_blocks() -> list[Block]:
+    """The 204 components: 183 of a mixture of Gaussians over 30 coefficients, 21 of a mixture of von Mises."""
+    m = COMPONENTS
+    each = f"of each of {m} components and each of the first {MODES} modes"
+    return [
+        block("face_weight", m, 0, 1, 1 / m, "1", "weights of the mixture over faces", simplex=True, floor=FLOOR),
+        block("identity_mean", m * MODES, -1, 1, 0, "sd", f"mean coefficient of identity, {each}"),
+        block("identity_spread", m * MODES, 0, 1, 0.5, "sd", "standard deviations of the same"),
+        block("expression_mean", m * MODES, -1, 1, 0, "sd", f"mean coefficient of expression, {each}"),
+        block("expression_spread", m * MODES, 0, 1, 0.5, "sd", "standard deviations of the same"),
+        block("texture_mean", m * MODES, -1, 1, 0, "sd", f"mean coefficient of texture, {each}"),
+        block("texture_spread", m * MODES, 0, 1, 0.5, "sd", "standard deviations of the same"),
+        block("pose_weight", m, 0, 1, 1 / m, "1", "weights of the mixture over poses", simplex=True, floor=FLOOR),
+        block("pose_mean", m * 3, -1, 1, 0, "rad", f"mean yaw, pitch, roll of each of {m} components"),
+        block(
+            "pose_concentration", m * 3, -1, 1, 0, "decade",
+            f"their concentration is {CONCENTRATION:g} * 10**value: 34 to 3.3 degrees",
+        ),
+    ]  # fmt: skip
+
+
+class FaceGenerator:
+    """f(beta, r): an image of a face, its depth and its mask.
+
+    A sample's first 10 coefficients of identity, expression and texture are drawn from one mixture of Gaussians, its
+    pose from one of von Mises; its other coefficients are uniform within `REST` standard deviations. Shape coefficients
+    end at `LIMIT`, those of texture where the model says. The light comes from a direction uniform over the hemisphere
+    before the face. The turned face is scaled and centred so that the longer side of its bounding rectangle takes `FIT`
+    of the frame; the background is black. Depth is measured along the view from a plane `CAMERA` halves of the frame's
+    edge before the middle of the face's bounding box, in such halves.
+
+    Attributes:
+        space: 204 components.
+        smooth: Means and spreads of texture: given what a pixel sees, its colour is a formula.
+        model: The morphable model.
+        renderer: Any `SurfaceRenderer` of the model's triangles.
+    """
+
+    smooth: tuple[str, ...] = ("texture_mean", "texture_spread")
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        *,
+        size: int = 64,
+        shadows: bool = True,
+        renderer: SurfaceRenderer | None = None,
+    ) -> None:
+        self.model = model
+        self._model = tensors(model)
+        self.space = DecisionSpace(face_blocks())
+        self.renderer = ZBuffer(self._model["triangles"], size, shadows) if renderer is None else renderer
+        self._counts = tuple(len(self._model[name]) for name in ("identity", "expression", "texture"))
+        self._shape = torch.cat([self._model["identity"], self._model["expression"]]).flatten(1).contiguous()
+        self._texture = self._model["texture"].flatten(1).contiguous()
+        self.numbers = 2 + (1 + 3 * MODES) + (1 + 3) + sum(self._counts) - 3 * MODES
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+        """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device: image (B, 3, S, S), depth, mask."""
+        drawn = self.draw(betas, seeds)
+        with torch.no_grad():
+            vertices = fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))
+            seen = self.renderer(vertices, drawn["light"])
+        colour = self._colours(drawn["texture"], seen)
+        light = drawn["light"].to(colour.dtype)
+        image = shade_skin(colour, seen.normal, light, seen.lit, seen.mask)
+        return as_batch(image, seen, self.renderer.size)
+
+    def draw(self, betas: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """What is random about B faces: coefficients of `shape` and `texture`, `rotation` (B, 3, 3), `light` (B, 3)."""
+        betas = betas.to(seeds.device, torch.float64)
+        # Autograd sees texture alone: what moves silhouettes has no derivative here.
+        fixed, free = self.space.split(betas.detach()), self.space.split(betas)
+        u = uniforms(seeds, self.numbers)
+        light, face, pose, rest = u.split([2, 1 + 3 * MODES, 4, self.numbers - 2 - (1 + 3 * MODES) - 4], 1)
+
+        def mixture(name: str, blocks: dict[str, Tensor], numbers: Tensor) -> Tensor:
+            parts = (blocks[f"{name}_{what}"].unflatten(1, (COMPONENTS, MODES)) for what in ("mean", "spread"))
+            return gaussian_mixture(numbers, normalized(fixed["face_weight"]), *parts)
+
+        picks, numbers = face[:, :1], face[:, 1:].unflatten(1, (3, MODES))
+        rests = (REST * (2 * rest - 1)).split([count - MODES for count in self._counts], 1)
+        coefficients = [
+            torch.cat([mixture(name, blocks, torch.cat([picks, numbers[:, i]], 1)), rests[i]], 1)
+            for i, (name, blocks) in enumerate((("identity", fixed), ("expression", fixed), ("texture", free)))
+        ]
+        limit = self._model["texture_limit"].to(seeds.device)
+        angles = von_mises_mixture(
+            pose,
+            normalized(fixed["pose_weight"]),
+            fixed["pose_mean"].unflatten(1, (COMPONENTS, 3)),
+            CONCENTRATION * 10 ** fixed["pose_concentration"].unflatten(1, (COMPONENTS, 3)),
+        )
+        turned = rotation(angles)
+        height, around = light[:, 0], 2 * math.pi * light[:, 1]
+        flat = (1 - height**2).sqrt()
+        before = torch.stack([flat * around.cos(), flat * around.sin(), height], -1)
+        return {
+            "shape": torch.cat(coefficients[:2], 1).clamp(-LIMIT, LIMIT),
+            "texture": torch.minimum(torch.maximum(coefficients[2], -limit), limit),
+            "rotation": turned,
+            "light": product(turned, before),
+        }
+
+    def vertices(self, shape: Tensor) -> Tensor:
+        """(B, I + E) coefficients to (B, V, 3) millimetres."""
+        return deform(self._model["mean"].flatten(), self._shape, shape).unflatten(1, (-1, 3))
+
+    def colours(self, texture: Tensor) -> Tensor:
+        """(B, T) coefficients to (B, V, 3) sRGB."""
+        return deform(self._model["albedo"].flatten(), self._texture, texture).unflatten(1, (-1, 3))
+
+    def _colours(self, texture: Tensor, seen: Fragments) -> Tensor:
+        """(B, 3, P) what the pixels see of the colours."""
+        corners = self._model["triangles"].to(texture.device)[seen.triangle]  # (B, P, 3)
+        vertex = self.colours(texture)
+        row = torch.arange(len(vertex), device=vertex.device)[:, None]
+        parts = [seen.weight[:, i, :, None] * vertex[row, corners[..., i]] for i in range(3)]
+        return (parts[0] + parts[1] + parts[2]).transpose(1, 2).clamp(DARKEST, 1)
+
+
+def normalized(weights: Tensor) -> Tensor:
+    """Weights (B, M) of a mixture that sum to one, each at least `FLOOR`; a beta of a sample's own need not."""
+    weights = weights.clamp(min=FLOOR)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def rotation(angles: Tensor) -> Tensor:
+    """(B, 3) yaw, pitch and roll in radians to (B, 3, 3): first yaw about y (positive: to the right of the image),
+    then pitch about x (positive: downwards), then roll about z (positive: anticlockwise)."""  # noqa: D205, D209
+    (cy, cp, cr), (sy, sp, sr) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
+    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).unflatten(-1, (3, 3))
+    pitch = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], -1).unflatten(-1, (3, 3))
+    roll = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
+    return _matmul(roll, _matmul(pitch, yaw))
+
+
+def product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(B, 3, 3) times (B, 3), elementwise, so that bits do not depend on the batch."""
+    return matrix[:, :, 0] * vector[:, :1] + matrix[:, :, 1] * vector[:, 1:2] + matrix[:, :, 2] * vector[:, 2:]
+
+
+def turn(vertices: Tensor, rotation: Tensor) -> Tensor:
+    """(B, V, 3) vertices turned by (B, 3, 3)."""
+    r = rotation.to(vertices.dtype)[:, None]
+    return r[..., 0] * vertices[..., :1] + r[..., 1] * vertices[..., 1:2] + r[..., 2] * vertices[..., 2:]
+
+
+def fit(vertices: Tensor) -> Tensor:
+    """Scale and centre meshes (B, V, 3) in the frame, in all three directions."""
+    low, high = vertices.amin(1, keepdim=True), vertices.amax(1, keepdim=True)
+    edge = (high - low)[..., :2].amax(-1, keepdim=True)
+    return (vertices - (low + high) / 2) * (2 * FIT / edge)
+
+
+def as_batch(image: Tensor, seen: Fragments, size: int) -> Batch:
+    """Image (B, 3, P) and what was seen, as a batch of squares; depth is zero outside the mask."""
+    depth = (CAMERA - seen.point[:, 2]) * seen.mask
+    square: Any = (size, size)
+    return Batch(image.unflatten(-1, square), depth.unflatten(-1, square)[:, None], seen.mask.unflatten(-1, square)[:, None])
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., :1] * b[..., :1, :] + a[..., 1:2] * b[..., 1:2, :] + a[..., 2:] * b[..., 2:, :]
