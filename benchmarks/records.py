@@ -85,7 +85,7 @@ def environment_label(config: Mapping[str, Any]) -> str:
     parts = [env["label"]]
     if "data" in env:
         parts.append(env["data"])
-        if env["data"] != "standin":
+        if env["data"] != "standin" and "input" in env:
             parts.append(env["input"])
     return "-".join(parts)
 

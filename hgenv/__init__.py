@@ -1,6 +1,7 @@
 """hgenv: environments whose action tunes a generator of synthetic training data for a network.
 
-`import hgenv` registers `hgenv/ShapeNormals-v0`, `hgenv/ShapeNormalsLit-v0` and `hgenv/Quadratic-v0` with Gymnasium.
+`import hgenv` registers `hgenv/ShapeNormals-v0`, `hgenv/ShapeNormalsLit-v0`, `hgenv/FaceDepth-v0` and
+`hgenv/Quadratic-v0` with Gymnasium.
 """
 
 from .accounting import Budget, BudgetError, Ledger

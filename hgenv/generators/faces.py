@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch
+from ..datasets.morphable import DARKEST, LEAST, MorphableModel, tensors
 from ..decision import Block, DecisionSpace, block
-from ..rendering.scene import FIT
 from ..rendering.skin import shade_skin
-from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer
+from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer, as_batch, fit, product, rotation, turn
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
-from .morphable import DARKEST, LEAST, MorphableModel, tensors
 from .random import uniforms
 
 COMPONENTS = 3
@@ -23,7 +21,6 @@ MODES = LEAST  # of identity, expression and texture each
 FLOOR = 0.05
 LIMIT = 3.0  # standard deviations that no coefficient of shape goes beyond
 REST = math.sqrt(3)  # coefficients outside beta are uniform within so many: variance one
-CAMERA = 5.0  # depth of the middle of a face, in halves of the frame's edge
 CONCENTRATION = 30.0  # of a von Mises distribution, in the middle of its block: 10.5 degrees
 
 
@@ -152,43 +149,3 @@ def normalized(weights: Tensor) -> Tensor:
     """Weights (B, M) of a mixture that sum to one, each at least `FLOOR`; a beta of a sample's own need not."""
     weights = weights.clamp(min=FLOOR)
     return weights / weights.sum(-1, keepdim=True)
-
-
-def rotation(angles: Tensor) -> Tensor:
-    """(B, 3) yaw, pitch and roll in radians to (B, 3, 3): first yaw about y (positive: to the right of the image),
-    then pitch about x (positive: downwards), then roll about z (positive: anticlockwise)."""  # noqa: D205, D209
-    (cy, cp, cr), (sy, sp, sr) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
-    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).unflatten(-1, (3, 3))
-    pitch = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], -1).unflatten(-1, (3, 3))
-    roll = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
-    return _matmul(roll, _matmul(pitch, yaw))
-
-
-def product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """(B, 3, 3) times (B, 3), elementwise, so that bits do not depend on the batch."""
-    return matrix[:, :, 0] * vector[:, :1] + matrix[:, :, 1] * vector[:, 1:2] + matrix[:, :, 2] * vector[:, 2:]
-
-
-def turn(vertices: Tensor, rotation: Tensor) -> Tensor:
-    """(B, V, 3) vertices turned by (B, 3, 3)."""
-    r = rotation.to(vertices.dtype)[:, None]
-    return r[..., 0] * vertices[..., :1] + r[..., 1] * vertices[..., 1:2] + r[..., 2] * vertices[..., 2:]
-
-
-def fit(vertices: Tensor) -> Tensor:
-    """Scale and centre meshes (B, V, 3) in the frame, in all three directions."""
-    low, high = vertices.amin(1, keepdim=True), vertices.amax(1, keepdim=True)
-    edge = (high - low)[..., :2].amax(-1, keepdim=True)
-    return (vertices - (low + high) / 2) * (2 * FIT / edge)
-
-
-def as_batch(image: Tensor, seen: Fragments, size: int) -> Batch:
-    """Image (B, 3, P) and what was seen, as a batch of squares; depth is zero outside the mask."""
-    depth = (CAMERA - seen.point[:, 2]) * seen.mask
-    square: Any = (size, size)
-    return Batch(image.unflatten(-1, square), depth.unflatten(-1, square)[:, None], seen.mask.unflatten(-1, square)[:, None])
-
-
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., :1] * b[..., :1, :] + a[..., 1:2] * b[..., 1:2, :] + a[..., 2:] * b[..., 2:, :]

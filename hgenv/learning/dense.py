@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
@@ -17,11 +18,10 @@ from hgenv.learning.hourglass import PRESETS, StackedHourglass, Units
 from hgenv.learning.unroll import SGD, Weights, adjoint_step, train
 
 
-class DenseLearner:
+class DenseLearner(ABC):
     """A network that says something about every pixel; what it says, and how wrong that is, is up to the subclass.
 
-    Subclasses set `max_loss`, `inputs` and `outputs`, and have `training_loss`, `validation_loss` and `metrics` of
-    `hgenv.learning.unroll.Learner`, and `predict`. Images are (B, inputs, S, S), masks (B, 1, S, S).
+    Subclasses set `max_loss`, `inputs` and `outputs`. Images are (B, inputs, S, S), masks (B, 1, S, S).
 
     Args:
         preset: "small" or "paper", see `hgenv.learning.hourglass.PRESETS`.
@@ -77,9 +77,21 @@ class DenseLearner:
         """What every stack says about (B, inputs, S, S) images, each (B, outputs, S, S)."""
         return list(functional_call(self.network, weights, (self._here(images),)))
 
+    @abstractmethod
     def training_loss(self, weights: Weights, batch: Batch) -> Tensor:
         """See `hgenv.learning.unroll.Learner`."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def validation_loss(self, weights: Weights, data: Any) -> Tensor:
+        """See `hgenv.learning.unroll.Learner`."""
+
+    @abstractmethod
+    def metrics(self, weights: Weights, data: Any) -> dict[str, float]:
+        """See `hgenv.learning.unroll.Learner`."""
+
+    @abstractmethod
+    def predict(self, weights: Weights, images: Tensor) -> Tensor:
+        """What the last stack says about (N, inputs, S, S) images, in the task's own units."""
 
     def flops(self, kind: Literal["train", "gradient", "validate"], samples: int) -> int:
         """Floating-point operations of one training step, adjoint step or validation pass, over `samples` images.

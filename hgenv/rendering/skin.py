@@ -4,10 +4,10 @@ What stands in for Blender's subsurface scattering is wrapped diffuse light, one
 "Real-time approximations to subsurface scattering", GPU Gems, chapter 16): light reaches round the terminator, red
 furthest,
 
-    direct_c = max(0, (n . l + w_c) / (1 + w_c)),    irradiance_c = ambient + (1 - ambient) * direct_c * lit.
+    direct_c = max(0, (n . l + w_c) / (1 + w_c)),    irradiance_c = ambient + (1 - ambient) * direct_c * lit,
 
-Cast shadows end where the surface turns away from the light: what lies behind the terminator shades itself, and there
-only what scatters through is left. The image is a formula of colours, so that it is differentiable in them.
+and `lit`, which surface renderers find, falls with the thickness that light has to pass. The image is a formula of
+colours, so that it is differentiable in them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def shade_skin(colour: Tensor, normal: Tensor, light: Tensor, lit: Tensor, mask:
         colour: (B, 3, P) albedo in sRGB.
         normal: (B, 3, P) unit normals.
         light: (B, 3) unit vectors toward the light.
-        lit: (B, P) share of the light that is not kept away.
+        lit: (B, P) share of the light that arrives.
         mask: (B, P) 1 where there is skin.
 
     Returns:
@@ -35,6 +35,6 @@ def shade_skin(colour: Tensor, normal: Tensor, light: Tensor, lit: Tensor, mask:
     """
     cosine = (normal[:, 0] * light[:, :1] + normal[:, 1] * light[:, 1:2] + normal[:, 2] * light[:, 2:])[:, None]
     wrap = torch.tensor(WRAP, dtype=normal.dtype, device=normal.device)[:, None]
-    direct = ((cosine + wrap) / (1 + wrap)).clamp(min=0) * torch.where(cosine > 0, lit[:, None], 1.0)
+    direct = ((cosine + wrap) / (1 + wrap)).clamp(min=0) * lit[:, None]
     irradiance = AMBIENT + (1 - AMBIENT) * direct
     return (colour * irradiance ** (1 / GAMMA)).clamp(0, 1) * mask[:, None]

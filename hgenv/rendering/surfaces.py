@@ -6,7 +6,9 @@ position and normal are interpolated between corners, corner normals being the s
 around them.
 
 Shadows are looked up in a second view, from the light, over the square around the mesh with `SHADOW_TEXELS` times as
-many pixels along an edge: bilinear weights of four texels, each of which blocks the light or does not.
+many pixels along an edge: bilinear weights of four texels. Of the light that enters the mesh a distance t above a
+point, exp(-t / SCATTER) arrives: thin parts glow, and the border of light and shade on a round part is soft (Green,
+"Real-time approximations to subsurface scattering", GPU Gems, chapter 16).
 
 This is the torch form, the reference and what runs on a GPU; on a CPU `surfaces_numba` does the same. `surfaces_embree`
 casts rays instead, and is the oracle of both.
@@ -21,11 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .scene import pixel_centres
+from ..batch import Batch
+from .scene import FIT, pixel_centres
 
+CAMERA = 5.0  # depth of the middle of a mesh's bounding box, in halves of the frame's edge
 SHADOW_TEXELS = 2
-# A point is lifted by so many texels along its normal before it is looked up: against shadows of a slope on itself.
-SHADOW_LIFT = 1.5
+# A point is lifted by so many texels along its normal before it is looked up, so that a slope is not its own shadow.
+SHADOW_LIFT = 0.6
+SCATTER = 0.04  # in halves of the frame's edge: some 4 mm of a face
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Fragments:
         weight: (B, 3, P) barycentric coordinates of the point on it: shares of its three corners.
         point: (B, 3, P) view coordinates.
         normal: (B, 3, P) unit vectors, toward the outside of the triangles.
-        lit: (B, P) share of the light that no other triangle keeps away, 0..1.
+        lit: (B, P) share of the light that arrives, 0..1.
     """
 
     mask: Tensor
@@ -106,7 +111,8 @@ class ZBuffer:
         point = torch.stack([x.expand_as(z), y.expand_as(z), z], -1)
         around = self.around.to(device)
         normals = _vertex_normals(vertices, triangles, around)
-        normal = sum(weight[..., i, None] * _rows(normals, corners[..., i]) for i in range(3))
+        parts = [weight[..., i, None] * _rows(normals, corners[..., i]) for i in range(3)]
+        normal = parts[0] + parts[1] + parts[2]
         normal = normal / normal.norm(dim=-1, keepdim=True).clamp(min=1e-30)
         lit = torch.ones_like(z)
         if self.shadows:
@@ -141,8 +147,48 @@ class ZBuffer:
                 share = (1 - (at_u - left - across).abs()) * (1 - (at_v - top - down).abs())
                 inside = (i >= 0) & (i < texels) & (j >= 0) & (j < texels)
                 first = nearest.gather(1, torch.where(inside, j * texels + i, 0))
-                lit = lit + share * (~inside | (first <= at_t))
+                behind = torch.where(inside, first - at_t, 0).clamp(min=0)
+                lit = lit + share * torch.exp(-behind / SCATTER)
         return lit
+
+
+def rotation(angles: Tensor) -> Tensor:
+    """Rotations (B, 3, 3) for (B, 3) yaw, pitch and roll in radians, in this order about y, x and z.
+
+    A face turns to the right of the image, then downwards, then anticlockwise.
+    """
+    (cy, cp, cr), (sy, sp, sr) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
+    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).unflatten(-1, (3, 3))
+    pitch = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], -1).unflatten(-1, (3, 3))
+    roll = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
+    return _product(roll, _product(pitch, yaw))
+
+
+def product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(B, 3, 3) times (B, 3), elementwise, so that bits do not depend on the batch."""
+    return matrix[:, :, 0] * vector[:, :1] + matrix[:, :, 1] * vector[:, 1:2] + matrix[:, :, 2] * vector[:, 2:]
+
+
+def turn(vertices: Tensor, rotation: Tensor) -> Tensor:
+    """(B, V, 3) vertices turned by (B, 3, 3)."""
+    r = rotation.to(vertices.dtype)[:, None]
+    return r[..., 0] * vertices[..., :1] + r[..., 1] * vertices[..., 1:2] + r[..., 2] * vertices[..., 2:]
+
+
+def fit(vertices: Tensor) -> Tensor:
+    """Scale and centre meshes (B, V, 3) in the frame, in all three directions."""
+    low, high = vertices.amin(1, keepdim=True), vertices.amax(1, keepdim=True)
+    edge = (high - low)[..., :2].amax(-1, keepdim=True)
+    return (vertices - (low + high) / 2) * (2 * FIT / edge)
+
+
+def as_batch(image: Tensor, seen: Fragments, size: int) -> Batch:
+    """Image (B, 3, P) and what was seen, as a batch of squares; depth is zero outside the mask."""
+    depth = (CAMERA - seen.point[:, 2]) * seen.mask
+    square = (size, size)
+    depth, mask = (x.unflatten(-1, square)[:, None] for x in (depth, seen.mask))
+    return Batch(image.unflatten(-1, square), depth, mask)
 
 
 def check_triangles(triangles: Tensor) -> Tensor:
@@ -243,3 +289,7 @@ def _at(values: Tensor, corners: Tensor) -> Tensor:
 def _rows(values: Tensor, index: Tensor) -> Tensor:
     """(B, V, 3) values at (B, Q)."""
     return values.gather(1, index[..., None].expand(-1, -1, 3))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., :1] * b[..., :1, :] + a[..., 1:2] * b[..., 1:2, :] + a[..., 2:] * b[..., 2:, :]

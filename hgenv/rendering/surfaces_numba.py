@@ -17,7 +17,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .surfaces import SHADOW_LIFT, SHADOW_TEXELS, Fragments, light_axes
+from .surfaces import SCATTER, SHADOW_LIFT, SHADOW_TEXELS, Fragments, light_axes
 
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -49,9 +49,11 @@ def render(
     axes = torch.stack(light_axes(light.double()), 1).numpy()
     corners, meshes = vertices.detach().contiguous().numpy(), (triangles.numpy(), around.numpy())
     outputs = [x.numpy() for x in (mask, triangle, weight, point, normal, lit)]
+    # As arguments: numba's cache does not see constants of another file change.
+    constants = SHADOW_TEXELS * size, SHADOW_LIFT, SCATTER
 
     def one(i: int) -> None:
-        _render(corners[i], *meshes, axes[i], size, shadows, *(x[i] for x in outputs))
+        _render(corners[i], *meshes, axes[i], size, shadows, *constants, *(x[i] for x in outputs))
 
     threads = min(torch.get_num_threads() if threads is None else threads, batch)
     if threads <= 1:
@@ -64,7 +66,7 @@ def render(
 
 
 @_compiled
-def _render(vertices, triangles, around, axes, size, shadows, mask, triangle, weight, point, normal, lit):
+def _render(vertices, triangles, around, axes, size, shadows, texels, lifted, scatter, mask, triangle, weight, point, normal, lit):
     count, side = len(vertices), float(size)
     column, row, height = np.empty(count), np.empty(count), np.empty(count)
     for i in range(count):
@@ -74,7 +76,6 @@ def _render(vertices, triangles, around, axes, size, shadows, mask, triangle, we
     nearest, which = _draw(column, row, height, triangles, size)
     normals = _vertex_normals(vertices, triangles, around)
 
-    texels = SHADOW_TEXELS * size
     first, texel, low_u, low_v = nearest, 1.0, 0.0, 0.0
     if shadows:
         u, v, t = np.empty(count), np.empty(count), np.empty(count)
@@ -109,11 +110,11 @@ def _render(vertices, triangles, around, axes, size, shadows, mask, triangle, we
         point[0, pixel], point[1, pixel], point[2, pixel] = x, y, z
         normal[0, pixel], normal[1, pixel], normal[2, pixel] = nx, ny, nz
         if shadows:
-            lift = SHADOW_LIFT * texel
+            lift = lifted * texel
             x, y, z = x + lift * nx, y + lift * ny, z + lift * nz
             at_u = (_along(axes[0], x, y, z) - low_u) / texel + 0.5
             at_v = (_along(axes[1], x, y, z) - low_v) / texel + 0.5
-            lit[pixel] = _unblocked(first, texels, at_u, at_v, _along(axes[2], x, y, z))
+            lit[pixel] = _arriving(first, texels, scatter, at_u, at_v, _along(axes[2], x, y, z))
 
 
 @_compiled
@@ -122,15 +123,17 @@ def _along(axis, x, y, z):
 
 
 @_compiled
-def _unblocked(first, texels, u, v, t):
+def _arriving(first, texels, scatter, u, v, t):
     left, top = math.floor(u), math.floor(v)
     lit = 0.0
     for across in range(2):
         for down in range(2):
             i, j = int(left) + across, int(top) + down
             share = (1 - abs(u - left - across)) * (1 - abs(v - top - down))
-            if not (0 <= i < texels and 0 <= j < texels) or first[j * texels + i] <= t:
-                lit += share
+            behind = 0.0
+            if 0 <= i < texels and 0 <= j < texels:
+                behind = max(first[j * texels + i] - t, 0.0)
+            lit += share * math.exp(-behind / scatter)
     return lit
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.photos import DataError
+from .photos import DataError
 
 RADIUS = 95.0  # millimetres around the nose's tip, as is usual for scanned faces
 DARKEST = 0.02  # sRGB
@@ -153,10 +154,7 @@ def load_ict(folder: Path | str, albedo: Path | str | None = None) -> MorphableM
         centimetre * neutral[:ICT_FACE], centimetre * shapes[:, :ICT_FACE].astype(np.float32), names
     )
     path = Path(albedo) if albedo is not None else folder.parent / ICT_ALBEDO
-    if path.is_file() or albedo is not None:
-        skins = _read_skins(path)
-    else:
-        skins = made_skins(mean, 20, seed=0)
+    skins = _read_skins(path) if path.is_file() or albedo is not None else made_skins(mean, 20, seed=0)
     colour, texture, limit = _textures(skins)
     model = MorphableModel(
         "ICT-FaceKit",
@@ -174,7 +172,9 @@ def load_ict(folder: Path | str, albedo: Path | str | None = None) -> MorphableM
 
 
 def _read_packed(path: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[str]]:
-    content = read_npz(path, ("neutral", "faces", "identity_deltas", "expression_deltas", "expression_names"), _ICT_CURE)
+    content = read_npz(
+        path, ("neutral", "faces", "identity_deltas", "expression_deltas", "expression_names"), _ICT_CURE
+    )
     neutral, quads = content["neutral"], content["faces"]
     identity, shapes = content["identity_deltas"], content["expression_deltas"]
     names = [str(name) for name in content["expression_names"]]
@@ -304,9 +304,7 @@ def load_bfm(path: Path | str) -> MorphableModel:
     def modes(kind: str) -> NDArray:
         values, spread = field(f"{kind}PC"), field(f"{kind}EV").ravel()
         if values.ndim != 2 or values.shape != (3 * count, len(spread)):
-            raise DataError(
-                f"{path}: {kind}PC has shape {values.shape}, not ({3 * count}, {len(spread)}); {_BFM_CURE}"
-            )
+            raise DataError(f"{path}: {kind}PC has shape {values.shape}, not ({3 * count}, {len(spread)}); {_BFM_CURE}")
         return (values * spread).T.reshape(len(spread), count, 3)
 
     millimetre = 1e-3
@@ -469,7 +467,7 @@ def close_openings(model: MorphableModel, eyes: list[NDArray[np.int64]]) -> Morp
             np.stack([loop[follow], ring[follow], ring], 1),
             np.stack([ring, ring[follow], np.full(m, middle)], 1),
         ]
-    joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
+    joined: dict[str, Any] = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
     return replace(model, triangles=np.concatenate(triangles), **joined)
 
 

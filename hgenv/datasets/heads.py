@@ -1,0 +1,275 @@
+"""Held-out heads: renders of scanned faces that no morphable model here knows, with their depth. Not photos.
+
+Every head is cut to what lies within `morphable.RADIUS` of the nose's tip, turned to `POSES` (nine), lit from `LIGHTS`
+(three) and framed like the generator's faces (`hgenv.generators.faces`), and rendered with `FINE` x `FINE` points a
+pixel: images and depths are means over the points that see the face, the mask is where at least half of them do.
+
+Sources, in `faces/scans/` of the data folder: validation heads are the female and the male template of the R package
+face3d (A. Bowman, GPL-2), with colours; test heads are "Infinite, 3D Head Scan" by Lee Perry-Smith (CC BY 3.0), with
+colours, and the scan `humface` of the R package Rvcg (GPL-2+), in a neutral skin. Or all scans (`.ply`, micrometres,
+colours) in the folder of the Basel Face Model, every other one for validation. Or faces made by code. They are few:
+what is measured on them is said per head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from math import radians
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batch import Batch
+from ..rendering.skin import shade_skin
+from ..rendering.surfaces import ZBuffer, as_batch, fit, rotation, turn
+from ..rendering.surfaces import product as turned
+from .morphable import RADIUS, face_grid, made_skins, read_npz, relief
+from .photos import DataError
+
+SPLITS = ("validation", "test")
+# Yaw and pitch, radians.
+POSES = tuple((radians(yaw), radians(pitch)) for yaw, pitch in product((-30, 0, 30), (-15, 0, 15)))
+# Directions toward the light in the head's own coordinates, before normalizing: front, left and right in the image.
+LIGHTS = ((0.0, 0.4, 1.0), (-0.9, 0.3, 0.6), (0.9, 0.3, 0.6))
+FINE = 4
+NEUTRAL = (0.75, 0.6, 0.53)  # sRGB
+
+_CURE = "get the scans that this module names, or choose data='standin'"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A scanned face.
+
+    Attributes:
+        name: What it is called in reports.
+        vertices: (V, 3) millimetres, x right, y up, z out of the face.
+        triangles: (F, 3) int64, anticlockwise seen from outside.
+        colours: (V, 3) sRGB 0..1.
+        nose: (3,) the nose's tip.
+    """
+
+    name: str
+    vertices: NDArray[np.floating]
+    triangles: NDArray[np.int64]
+    colours: NDArray[np.floating]
+    nose: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """M renders of some heads.
+
+    Attributes:
+        batch: image (M, 3, S, S) sRGB, target (M, 1, S, S) depth, zero outside the mask, mask (M, 1, S, S); float32.
+        names: The heads' names.
+        head: (M,) int64, whose render each is.
+        label: Which data these are; to be written beside every figure.
+    """
+
+    batch: Batch
+    names: tuple[str, ...]
+    head: Tensor
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    def to(self, device: torch.device | str) -> Heads:
+        """The same renders on another device."""
+        return replace(self, batch=self.batch.map(lambda x: x.to(device)), head=self.head.to(device))
+
+
+def load_scans(folder: Path | str, split: str, *, size: int = 64) -> Heads:
+    """Renders of the scans in `faces/scans/`.
+
+    Args:
+        folder: The folder that contains `faces/`, or `faces/scans/` itself.
+        split: "validation" or "test".
+        size: S, pixels along an edge.
+
+    Raises:
+        ValueError: Unknown split.
+        DataError: A file is missing or damaged.
+    """
+    _check_split(split)
+    folder = Path(folder)
+    root = folder / "faces" / "scans" if (folder / "faces" / "scans").is_dir() else folder
+    if split == "validation":
+        heads = [_template(root / "bowman_face3d_templates", sex) for sex in ("female", "male")]
+    else:
+        heads = [_perry_smith(root / "lee_perry_smith"), _humface(root / "rvcg_humface" / "humface_clean.npz")]
+    return render(heads, size, f"renders of scans, {split}")
+
+
+def load_basel(folder: Path | str, split: str, *, size: int = 64) -> Heads:
+    """Renders of the scans that come with the Basel Face Model: all `.ply` files of a folder, in order of their names.
+
+    The first, third, ... are for validation, the others for the test.
+
+    Raises:
+        ValueError: Unknown split.
+        DataError: There are fewer than two, or one is damaged.
+    """
+    _check_split(split)
+    paths = sorted(Path(folder).glob("*.ply"))
+    if len(paths) < 2:
+        raise DataError(
+            f"{folder}: {len(paths)} .ply files where two at least are needed; name the folder of the scans"
+        )
+    heads = []
+    for path in paths[SPLITS.index(split) :: 2]:
+        mesh = _read_mesh(path)
+        vertices = np.asarray(mesh.vertices) / 1000
+        colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3] / 255
+        heads.append(Head(path.stem, vertices, np.asarray(mesh.faces), colours, vertices[vertices[:, 2].argmax()]))
+    return render(heads, size, f"renders of Basel scans, {split}")
+
+
+def load_standin(split: str, *, size: int = 64) -> Heads:
+    """Renders of two faces made by code, other ones than the stand-in model's.
+
+    Raises:
+        ValueError: Unknown split.
+    """
+    _check_split(split)
+    heads = []
+    for number in range(2):
+        seed = 2 * SPLITS.index(split) + number
+        rng = np.random.default_rng([seed, 7])
+        grid, triangles = face_grid(70)
+        vertices = relief(grid, nose=rng.uniform(0.8, 1.3), brow=rng.uniform(0.6, 1.5), lips=rng.uniform(0.7, 1.4))
+        x, y, z = vertices.T
+        vertices = np.stack([x * rng.uniform(0.9, 1.08), y * rng.uniform(0.94, 1.06), z * rng.uniform(0.9, 1.15)], 1)
+        skins = made_skins(vertices, 12, seed=100 + seed)
+        skin = skins[rng.integers(2, 11)]
+        nose = vertices[vertices[:, 2].argmax()]
+        heads.append(Head(f"made{seed + 1}", vertices, triangles, skin, nose))
+    return render(heads, size, f"stand-in {split}")
+
+
+def render(heads: list[Head], size: int, label: str) -> Heads:
+    """All poses and lights of each head, as the module's docstring says.
+
+    Raises:
+        ValueError: `size` is not a positive integer.
+        DataError: A head has nothing around its nose.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a positive number of pixels, not {size!r}")
+    batches = [_render(head, size, label) for head in heads]
+    count = len(POSES) * len(LIGHTS)
+    owner = torch.arange(len(heads)).repeat_interleave(count)
+    return Heads(Batch.cat(batches), tuple(head.name for head in heads), owner, label)
+
+
+def _render(head: Head, size: int, label: str) -> Batch:
+    near = np.linalg.norm(head.vertices - head.nose, axis=1) <= RADIUS
+    triangles = head.triangles[near[head.triangles].all(1)]
+    if len(triangles) < 100:
+        raise DataError(
+            f"{label}, head {head.name!r}: {len(triangles)} triangles lie within {RADIUS:g} mm of the nose's tip; "
+            "is it in millimetres, looking along z?"
+        )
+    kept, triangles = np.unique(triangles, return_inverse=True)
+    triangles = torch.from_numpy(triangles.reshape(-1, 3))
+    vertices = torch.from_numpy(head.vertices[kept].astype(np.float32))
+    colours = torch.from_numpy(head.colours[kept].astype(np.float32))
+    light = torch.nn.functional.normalize(torch.tensor(LIGHTS, dtype=torch.float64), dim=-1)
+    renderer = ZBuffer(triangles, FINE * size)
+    parts = []
+    for yaw, pitch in POSES:
+        turns = rotation(torch.tensor([[yaw, pitch, 0.0]], dtype=torch.float64)).expand(len(LIGHTS), -1, -1)
+        lights = turned(turns, light)
+        seen = renderer(fit(turn(vertices.expand(len(LIGHTS), -1, -1), turns)), lights)
+        corners = triangles[seen.triangle]
+        colour = sum(seen.weight[:, i, :, None] * colours[corners[..., i]] for i in range(3))
+        image = shade_skin(torch.as_tensor(colour).transpose(1, 2), seen.normal, lights.float(), seen.lit, seen.mask)
+        parts.append(_coarse(as_batch(image, seen, FINE * size)))
+    return Batch.cat(parts)
+
+
+def _coarse(fine: Batch) -> Batch:
+    """Means over `FINE` x `FINE` points that see the face, where at least half of them do."""
+    image, target, mask = (torch.nn.functional.avg_pool2d(x, FINE) for x in fine.tensors)
+    inside = (mask >= 0.5).to(mask.dtype)
+    share = torch.where(inside > 0, mask, 1)
+    return Batch(image / share * inside, target / share * inside, inside)
+
+
+def _template(folder: Path, sex: str) -> Head:
+    path = folder / f"template_{sex}.npz"
+    content = read_npz(path, ("vertices", "faces", "vertex_rgb", "landmarks"), _CURE)
+    vertices, triangles = _mesh(path, content)
+    colours, landmarks = content["vertex_rgb"], content["landmarks"]
+    if colours.shape != vertices.shape or landmarks.ndim != 2 or landmarks.shape[1] != 3 or not len(landmarks):
+        raise DataError(f"{path}: colours {colours.shape} or landmarks {landmarks.shape} do not fit; {_CURE}")
+    return Head(f"template_{sex}", vertices, triangles, colours / 255, landmarks[0])
+
+
+def _humface(path: Path) -> Head:
+    content = read_npz(path, ("vertices", "faces", "landmarks"), _CURE)
+    vertices, triangles = _mesh(path, content)
+    landmarks = content["landmarks"].astype(np.float64)
+    if landmarks.shape != (7, 3):
+        raise DataError(f"{path}: landmarks of shape {landmarks.shape} where (7, 3) is needed; {_CURE}")
+    # Corners of the eyes from right to left, the nose's tip, corners of the mouth. The scan looks past the camera: turn
+    # it so that the eyes are level and lie above the mouth.
+    across = landmarks[3] - landmarks[0]
+    up = landmarks[:4].mean(0) - landmarks[5:].mean(0)
+    across /= np.linalg.norm(across)
+    up -= up @ across * across
+    up /= np.linalg.norm(up)
+    axes = np.stack([across, up, np.cross(across, up)])
+    colours = np.tile(NEUTRAL, (len(vertices), 1))
+    return Head("humface", vertices @ axes.T, triangles, colours, axes @ landmarks[4])
+
+
+def _perry_smith(folder: Path) -> Head:
+    path = folder / "LeePerrySmith.obj"
+    mesh = _read_mesh(path)
+    try:
+        colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3] / 255
+    except Exception as error:  # whatever the missing or damaged texture leads to
+        raise DataError(f"{path}: its texture Map-COL.jpg cannot be read ({error}); {_CURE}") from error
+    vertices = 1000 * np.asarray(mesh.vertices)  # metres
+    # The shoulders reach nowhere near as far forward as the nose does.
+    return Head("perry_smith", vertices, np.asarray(mesh.faces), colours, vertices[vertices[:, 2].argmax()])
+
+
+def _mesh(path: Path, content: dict[str, NDArray]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    vertices, triangles = content["vertices"].astype(np.float64), content["faces"].astype(np.int64)
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or triangles.ndim != 2 or triangles.shape[1] != 3:
+        raise DataError(f"{path}: vertices {vertices.shape} and faces {triangles.shape} are no mesh; {_CURE}")
+    if not np.isfinite(vertices).all() or triangles.min() < 0 or triangles.max() >= len(vertices):
+        raise DataError(f"{path}: vertices are not finite, or faces point at none; {_CURE}")
+    return vertices, triangles
+
+
+def _read_mesh(path: Path) -> trimesh.Trimesh:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; {_CURE}")
+    try:
+        mesh = trimesh.load(path, process=False, force="mesh")
+    except Exception as error:  # readers of meshes raise anything
+        raise DataError(f"{path}: truncated or damaged ({error}); {_CURE}") from error
+    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+        raise DataError(f"{path}: holds no triangles; {_CURE}")
+    return mesh
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+
+
+@cache
+def cached_standin(split: str, size: int) -> Heads:
+    """They take a second to make."""
+    return load_standin(split, size=size)
