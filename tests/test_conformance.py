@@ -4,7 +4,9 @@ import gymnasium
 import pytest
 
 from hgenv import DataGenEnv
+from hgenv.datasets.morphable import standin_model
 from hgenv.env import Generator
+from hgenv.generators.faces import FaceGenerator
 from hgenv.generators.quadratic import QuadraticGenerator
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.rendering.analytic import AnalyticRenderer
@@ -28,6 +30,20 @@ class TestShapeGenerator(GeneratorConformance):
 
     def make(self) -> Generator:
         return ShapeGenerator(AnalyticRenderer(32), lit=self.lit)
+
+
+class TestFaceGenerator(GeneratorConformance):
+    def make(self) -> Generator:
+        return FaceGenerator(standin_model(), size=32)
+
+
+class TestFaceDepth(EnvironmentConformance):
+    difference = 1e-2
+    tolerance = 5e-2
+
+    def make(self) -> DataGenEnv:
+        kwargs = {"size": 32, "unroll_steps": 2, "batch_size": 4}
+        return gymnasium.make("hgenv/FaceDepth-v0", disable_env_checker=True, **kwargs).unwrapped
 
 
 class TestQuadratic(EnvironmentConformance):

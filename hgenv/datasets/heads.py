@@ -120,15 +120,12 @@ def load_basel(folder: Path | str, split: str, *, size: int = 64) -> Heads:
     _check_split(split)
     paths = sorted(Path(folder).glob("*.ply"))
     if len(paths) < 2:
-        raise DataError(
-            f"{folder}: {len(paths)} .ply files where two at least are needed; name the folder of the scans"
-        )
+        raise DataError(f"{folder}: {len(paths)} .ply files where two are the least; name the folder of the scans")
     heads = []
     for path in paths[SPLITS.index(split) :: 2]:
         mesh = _read_mesh(path)
         vertices = np.asarray(mesh.vertices) / 1000
-        colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3] / 255
-        heads.append(Head(path.stem, vertices, np.asarray(mesh.faces), colours, vertices[vertices[:, 2].argmax()]))
+        heads.append(Head(path.stem, vertices, np.asarray(mesh.faces), _colours(path, mesh), _foremost(vertices)))
     return render(heads, size, f"renders of Basel scans, {split}")
 
 
@@ -234,13 +231,28 @@ def _humface(path: Path) -> Head:
 def _perry_smith(folder: Path) -> Head:
     path = folder / "LeePerrySmith.obj"
     mesh = _read_mesh(path)
-    try:
-        colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3] / 255
-    except Exception as error:  # whatever the missing or damaged texture leads to
-        raise DataError(f"{path}: its texture Map-COL.jpg cannot be read ({error}); {_CURE}") from error
     vertices = 1000 * np.asarray(mesh.vertices)  # metres
-    # The shoulders reach nowhere near as far forward as the nose does.
-    return Head("perry_smith", vertices, np.asarray(mesh.faces), colours, vertices[vertices[:, 2].argmax()])
+    return Head("perry_smith", vertices, np.asarray(mesh.faces), _colours(path, mesh), _foremost(vertices))
+
+
+def _foremost(vertices: NDArray) -> NDArray:
+    """The nose's tip of a head that looks along z."""
+    return vertices[vertices[:, 2].argmax()]
+
+
+def _colours(path: Path, mesh: trimesh.Trimesh) -> NDArray:
+    """Colours of a mesh's vertices, sRGB 0..1: its own, or its texture's where they are."""
+    visual = mesh.visual
+    try:
+        if visual.kind == "texture":
+            visual = visual.to_color()
+        if visual.kind != "vertex":
+            raise ValueError("it has none")
+        return np.asarray(visual.vertex_colors)[:, :3] / 255
+    except Exception as error:  # whatever a missing or damaged texture leads to
+        raise DataError(
+            f"{path}: its colours, or the texture that has them, cannot be read: {error}; {_CURE}"
+        ) from error
 
 
 def _mesh(path: Path, content: dict[str, NDArray]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -10,6 +10,7 @@ that they show the same part of a head as each other and as the scans; millimetr
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -498,7 +499,8 @@ def read_npz(path: Path, keys: tuple[str, ...], cure: str) -> dict[str, NDArray]
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; {cure}")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Numpy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             found = {key: content[key] for key in keys if key in content}
     except Exception as error:  # a damaged archive raises anything
         raise DataError(f"{path}: truncated or damaged, or not an .npz file ({error}); {cure}") from error

@@ -104,11 +104,12 @@ class ZBuffer:
         found = which < len(triangles)
         triangle = torch.where(found, which, 0)
         corners = triangles[triangle]  # (B, P, 3)
-        x, y = (axis.double() for axis in pixel_centres(self.size, device))
-        at_column, at_row = ((x + 1) * side - 1) / 2, ((1 - y) * side - 1) / 2
+        x, y = pixel_centres(self.size, device)
+        line = torch.arange(self.size, dtype=torch.float64, device=device)
+        at_column, at_row = line.repeat(self.size), line.repeat_interleave(self.size)
         weight = _barycentric(_at(column, corners), _at(row, corners), at_column, at_row)
         z = (weight * _at(vertices[..., 2], corners)).sum(-1)
-        point = torch.stack([x.expand_as(z), y.expand_as(z), z], -1)
+        point = torch.stack([x.double().expand_as(z), y.double().expand_as(z), z], -1)
         around = self.around.to(device)
         normals = _vertex_normals(vertices, triangles, around)
         parts = [weight[..., i, None] * _rows(normals, corners[..., i]) for i in range(3)]

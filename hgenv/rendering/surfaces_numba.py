@@ -66,7 +66,23 @@ def render(
 
 
 @_compiled
-def _render(vertices, triangles, around, axes, size, shadows, texels, lifted, scatter, mask, triangle, weight, point, normal, lit):
+def _render(
+    vertices,
+    triangles,
+    around,
+    axes,
+    size,
+    shadows,
+    texels,
+    lifted,
+    scatter,
+    mask,
+    triangle,
+    weight,
+    point,
+    normal,
+    lit,
+):
     count, side = len(vertices), float(size)
     column, row, height = np.empty(count), np.empty(count), np.empty(count)
     for i in range(count):
@@ -95,7 +111,9 @@ def _render(vertices, triangles, around, axes, size, shadows, texels, lifted, sc
         if chosen == len(triangles):
             continue
         a, b, c = triangles[chosen]
-        x, y = (2 * float(pixel % size) + 1) / side - 1, 1 - (2 * float(pixel // size) + 1) / side
+        # In single precision, like everybody's pixel centres.
+        x = np.float32(2 * (pixel % size) + 1) / np.float32(size) - np.float32(1)
+        y = -(np.float32(2 * (pixel // size) + 1) / np.float32(size) - np.float32(1))
         second, third = _barycentric(column, row, a, b, c, float(pixel % size), float(pixel // size))
         shares = (1 - second - third, second, third)
         z = shares[0] * height[a] + shares[1] * height[b] + shares[2] * height[c]
