@@ -17,12 +17,15 @@ from hgenv.learning.metrics import angles
 
 Picture = NDArray[np.uint8]
 
-WORST = 60.0  # degrees that get the last colour of an error map
+# What gets the last colour of an error map.
+WORST_DEGREES = 60.0
+WORST_RELATIVE = 0.1
+MOST = 10  # validation images in a picture of errors
 
 
 def has_pictures(batch: Batch) -> bool:
-    """Whether samples are images with normals."""
-    return batch.image.dim() == 4 and batch.target.dim() == 4 and batch.target.shape[1] == 3
+    """Whether samples are images with normals (three channels) or depth (one)."""
+    return batch.image.dim() == 4 and batch.target.dim() == 4 and batch.target.shape[1] in (1, 3)
 
 
 def samples(env: DataGenEnv, beta: Tensor, count: int) -> Batch:
@@ -31,30 +34,44 @@ def samples(env: DataGenEnv, beta: Tensor, count: int) -> Batch:
 
 
 def gallery(batch: Batch) -> Picture:
-    """Two rows: images, and their normals."""
-    return _upscaled(_grid([_greys(batch.image), _normals(batch.target, batch.mask)]))
+    """Two rows: images, and their normals or depth."""
+    return _upscaled(_grid([_colours(batch.image), _targets(batch.target, batch)]))
 
 
 def error_maps(env: DataGenEnv) -> Picture:
-    """Four rows for the validation photos (figure 5): photo, true normals, predicted normals, angle between the two."""
+    """Four rows for validation images (figure 5): image, truth, prediction, error (an angle, or relative)."""
     learner: Any = env.learner
     truth = env.validation.batch
     if isinstance(env.validation, Photos):
         truth = truth[: len(env.validation)]  # without further views of them
+    if len(truth) > MOST:
+        truth = truth[torch.linspace(0, len(truth) - 1, MOST).long()]
     with torch.no_grad():
         prediction = learner.predict(env.state.weights, truth.image)
-        errors = angles(prediction, truth.target, dim=1).rad2deg()
-    colours = matplotlib.colormaps["magma"](errors.cpu().numpy() / WORST)[..., :3] * _mask(truth.mask)
-    rows = _greys(truth.image), _normals(truth.target, truth.mask), _normals(prediction, truth.mask), colours
+    if truth.target.shape[1] == 3:
+        errors = angles(prediction, truth.target, dim=1).rad2deg() / WORST_DEGREES
+    else:
+        errors = ((prediction - truth.target).abs() / truth.target.clamp(min=1e-6))[:, 0] / WORST_RELATIVE
+    colours = matplotlib.colormaps["magma"](errors.cpu().numpy())[..., :3] * _mask(truth.mask)
+    rows = _colours(truth.image), _targets(truth.target, truth), _targets(prediction, truth), colours
     return _upscaled(_grid(list(rows)))
 
 
-def _greys(images: Tensor) -> NDArray[np.floating]:
-    return images[:, :1].clamp(0, 1).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()
+def _colours(images: Tensor) -> NDArray[np.floating]:
+    """Images of one channel in grey, of three in colour."""
+    return images.clamp(0, 1).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()
 
 
-def _normals(normals: Tensor, mask: Tensor) -> NDArray[np.floating]:
-    return (normals.permute(0, 2, 3, 1).cpu().numpy() + 1) / 2 * _mask(mask)
+def _targets(targets: Tensor, truth: Batch) -> NDArray[np.floating]:
+    """Normals as colours; depth from bright, near, to dark, far, over the range of each true one."""
+    mask = _mask(truth.mask)
+    if targets.shape[1] == 3:
+        return (targets.permute(0, 2, 3, 1).cpu().numpy() + 1) / 2 * mask
+    inside = truth.mask > 0
+    near = torch.where(inside, truth.target, torch.inf).amin((1, 2, 3), keepdim=True)
+    far = torch.where(inside, truth.target, -torch.inf).amax((1, 2, 3), keepdim=True)
+    level = ((far - targets) / (far - near).clamp(min=1e-6))[:, 0].clamp(0, 1).nan_to_num(0)
+    return matplotlib.colormaps["viridis"](level.cpu().numpy())[..., :3] * mask
 
 
 def _mask(mask: Tensor) -> NDArray[np.floating]:

@@ -329,7 +329,7 @@ def section(label: str, runs: Sequence[Record]) -> Section:
     if isinstance(picture, str):
         notes.append(picture)
     else:
-        caption = f"Training samples (image, normals) at the first and the recommended last beta. {title}."
+        caption = f"Training samples (image, target) at the first and the recommended last beta. {title}."
         figures.append(Picture(f"{label}-gallery", caption, _png(picture)))
     return Section(
         label,
