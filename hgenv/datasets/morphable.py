@@ -118,7 +118,7 @@ _ICT_CURE = "get ICT-FaceKit (github.com/ICT-VGL/ICT-FaceKit) and name its folde
 _WEIGHT_MEAN, _WEIGHT_SPREAD, _WEIGHT_PAIRS = 0.12, 0.15, 0.8
 
 
-def load_ict(folder: Path | str, albedo: Path | str | None = None) -> MorphableModel:
+def load_ict(folder: Path | str, albedo: Path | str | None = None, *, radius: float | None = RADIUS) -> MorphableModel:
     """USC ICT-FaceKit's light model (MIT licence): 100 modes of identity, 53 expression shapes.
 
     Expression modes are the principal components of a population of weights (see `_WEIGHT_MEAN`), down to those that
@@ -129,6 +129,7 @@ def load_ict(folder: Path | str, albedo: Path | str | None = None) -> MorphableM
         folder: A clone of the upstream repository, its `FaceXModel/`, or a folder with the packed light model.
         albedo: (N, 9409, 3) sRGB skins in an `.npz`, key `albedo_srgb`; None: the file of that name beside `folder`, or
             if there is none, skins made by code.
+        radius: Of what is cut out around the nose's tip, in millimetres; None leaves the whole face area.
 
     Raises:
         DataError: The model is not there, or a file is missing or damaged.
@@ -169,7 +170,8 @@ def load_ict(folder: Path | str, albedo: Path | str | None = None) -> MorphableM
         int(landmarks[ICT_NOSE]),
         landmarks,
     )
-    return cut(close_openings(model, [landmarks[list(eye)] for eye in ICT_EYES]))
+    model = close_openings(model, [landmarks[list(eye)] for eye in ICT_EYES])
+    return model if radius is None else cut(model, radius)
 
 
 def _read_packed(path: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[str]]:

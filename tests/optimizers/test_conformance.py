@@ -197,3 +197,15 @@ def test_the_kit_notices(spoilt: type[Spoilt], check: str) -> None:
             getattr(Kit(), check)()
     finally:
         torch.set_rng_state(state)
+
+
+def test_a_random_beta_is_valid_and_stays() -> None:
+    env = OptimizerConformance().make_env()
+    env.reset(seed=0)
+    optimizers = [Fixed(env.space, seed=seed, random_beta=True) for seed in (0, 0, 1)]
+    betas = [optimizer.recommendation for optimizer in optimizers]
+    assert torch.equal(betas[0], betas[1])
+    assert not torch.equal(betas[0], betas[2])
+    assert torch.equal(betas[0], env.space.project(env.space.check(betas[0])))
+    optimizers[0].update(env)
+    assert torch.equal(optimizers[0].recommendation, betas[0])
