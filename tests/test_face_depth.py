@@ -1,0 +1,103 @@
+"""`hgenv/FaceDepth-v0`: what its documentation says, its arguments, and that every optimizer can drive it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import hgenv
+from hgenv import DataGenEnv
+from hgenv.datasets.photos import DataError
+from hgenv.environments.face_depth import FaceDepthEnv
+from optimizers import REGISTRY
+
+DATA = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def make(**kwargs: Any) -> DataGenEnv:
+    small = {"size": 32, "unroll_steps": 2, "batch_size": 8}
+    return gymnasium.make("hgenv/FaceDepth-v0", disable_env_checker=True, **(small | kwargs)).unwrapped
+
+
+def test_the_table_names_every_block() -> None:
+    env = make()
+    assert env.space.dimension == 204
+    for block in env.space.blocks:
+        assert block.name in str(FaceDepthEnv.__doc__)
+        assert block.meaning in str(FaceDepthEnv.__doc__)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_optimizer_drives_it(name: str) -> None:
+    env = make(batch_size=4)
+    optimizer = REGISTRY[name](env.space, seed=0)
+    env.reset(seed=0)
+    for _ in range(2 * optimizer.every + 1):
+        optimizer.update(env)
+        assert env.outcome is not None
+        assert env.outcome.ok
+    moved = not torch.equal(optimizer.recommendation, env.space.project(env.space.initial))
+    assert moved == (name != "fixed")
+
+
+def test_training_on_faces_helps_with_other_faces() -> None:
+    env = make(batch_size=16)
+    env.reset(seed=0)
+    before = env.test_metrics()["abs_rel"]
+    for _ in range(10):
+        env.step(env.space.project(env.space.initial))
+    after = env.test_metrics()
+    assert after["abs_rel"] < 0.7 * before
+    heads = {name.partition("/")[2] for name in after if "/" in name}
+    assert heads == set(env.test.names)
+
+
+def test_metrics_of_heads_make_up_the_whole() -> None:
+    env = make()
+    env.reset(seed=0)
+    found, mask = env.test_metrics(), env.test.batch.mask
+    pixels = [float(mask[env.test.head == i].sum()) for i in range(len(env.test.names))]
+    each = [found[f"abs_rel/{name}"] for name in env.test.names]
+    assert np.average(each, weights=pixels) == pytest.approx(found["abs_rel"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"model": "flame"}, "unknown model 'flame'"),
+        ({"data": "photos"}, "unknown data 'photos'"),
+        ({"network": "large"}, "no network preset 'large'"),
+    ],
+)
+def test_unknown_names(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+def test_missing_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HGENV_DATA", raising=False)
+    for kwargs in ({"model": "ict"}, {"model": "bfm"}, {"data": "scans"}, {"data": "basel"}):
+        with pytest.raises(DataError, match=r"HGENV_DATA"):
+            make(**kwargs)
+        with pytest.raises(DataError, match=str(tmp_path)):
+            make(data_folder=tmp_path, **kwargs)
+    monkeypatch.setenv("HGENV_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="ict_facekit"):
+        make(model="ict")
+    with pytest.raises(hgenv.DataError, match=r"BFM.mat"):
+        make(model="bfm", model_path=tmp_path / "BFM.mat")
+
+
+@pytest.mark.skipif(not (DATA / "faces").is_dir(), reason="needs the shared data: faces")
+def test_real_model_and_scans() -> None:
+    env = make(model="ict", data="scans", data_folder=DATA)
+    env.reset(seed=0)
+    before = env.test_metrics()["abs_rel"]
+    for _ in range(8):
+        env.step(env.space.project(env.space.initial))
+    assert env.test_metrics()["abs_rel"] < before
+    assert "scans" in env.test.label
