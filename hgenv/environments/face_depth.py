@@ -69,7 +69,7 @@ class FaceDepthEnv(DataGenEnv):
     | size | pixels along an edge | 64 |
     | network, units | "small" or "paper"; "smooth" or "relu" | "small", "smooth" |
     | shadows | whether faces shade themselves | True |
-    | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.05, 0.9, 0, 100 |
+    | learning_rate, momentum, weight_decay, decay_steps | see `hgenv.learning.unroll.SGD` | 0.02, 0.9, 0, 100 |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
     | workers | processes that share the probes of an update, on a CPU; 0: none, one after the other here | 0 |
@@ -91,7 +91,7 @@ class FaceDepthEnv(DataGenEnv):
         network: str = "small",
         units: Units = "smooth",
         shadows: bool = True,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.02,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         decay_steps: float = 100,
