@@ -148,8 +148,8 @@ class ZBuffer:
                 share = (1 - (at_u - left - across).abs()) * (1 - (at_v - top - down).abs())
                 inside = (i >= 0) & (i < texels) & (j >= 0) & (j < texels)
                 first = nearest.gather(1, torch.where(inside, j * texels + i, 0))
-                behind = torch.where(inside, first - at_t, 0).clamp(min=0)
-                lit = lit + share * torch.exp(-behind / SCATTER)
+                before = torch.where(inside, at_t - first, 0).clamp(max=0)
+                lit = lit + share * torch.exp(before / SCATTER)
         return lit
 
 
@@ -268,9 +268,9 @@ def _barycentric(columns: Tensor, rows: Tensor, column: Tensor, row: Tensor) -> 
     """Shares (..., 3) of corners at (..., 3) columns and rows in the point (column, row); NaN without area."""
     a, b, c = columns.unbind(-1)
     d, e, f = rows.unbind(-1)
-    area = (b - a) * (f - d) - (e - d) * (c - a)
-    second = ((column - a) * (f - d) - (row - d) * (c - a)) / area
-    third = ((b - a) * (row - d) - (e - d) * (column - a)) / area
+    inverse = 1 / ((b - a) * (f - d) - (e - d) * (c - a))
+    second = ((column - a) * (f - d) - (row - d) * (c - a)) * inverse
+    third = ((b - a) * (row - d) - (e - d) * (column - a)) * inverse
     return torch.stack([1 - second - third, second, third], -1)
 
 

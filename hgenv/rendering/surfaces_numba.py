@@ -96,9 +96,7 @@ def _render(
     if shadows:
         u, v, t = np.empty(count), np.empty(count), np.empty(count)
         for i in range(count):
-            u[i] = _along(axes[0], vertices[i, 0], vertices[i, 1], vertices[i, 2])
-            v[i] = _along(axes[1], vertices[i, 0], vertices[i, 1], vertices[i, 2])
-            t[i] = _along(axes[2], vertices[i, 0], vertices[i, 1], vertices[i, 2])
+            u[i], v[i], t[i] = _turned(axes, vertices[i, 0], vertices[i, 1], vertices[i, 2])
         low_u, low_v = u.min(), v.min()
         texel = max(u.max() - low_u, v.max() - low_v) / (texels - 2)
         for i in range(count):
@@ -110,7 +108,7 @@ def _render(
         chosen = which[pixel]
         if chosen == len(triangles):
             continue
-        a, b, c = triangles[chosen]
+        a, b, c = triangles[chosen, 0], triangles[chosen, 1], triangles[chosen, 2]
         # In single precision, like everybody's pixel centres.
         x = np.float32(2 * (pixel % size) + 1) / np.float32(size) - np.float32(1)
         y = -(np.float32(2 * (pixel // size) + 1) / np.float32(size) - np.float32(1))
@@ -130,14 +128,18 @@ def _render(
         if shadows:
             lift = lifted * texel
             x, y, z = x + lift * nx, y + lift * ny, z + lift * nz
-            at_u = (_along(axes[0], x, y, z) - low_u) / texel + 0.5
-            at_v = (_along(axes[1], x, y, z) - low_v) / texel + 0.5
-            lit[pixel] = _arriving(first, texels, scatter, at_u, at_v, _along(axes[2], x, y, z))
+            at_u, at_v, at_t = _turned(axes, x, y, z)
+            at_u, at_v = (at_u - low_u) / texel + 0.5, (at_v - low_v) / texel + 0.5
+            lit[pixel] = _arriving(first, texels, scatter, at_u, at_v, at_t)
 
 
 @_compiled
-def _along(axis, x, y, z):
-    return axis[0] * x + axis[1] * y + axis[2] * z
+def _turned(axes, x, y, z):
+    return (
+        axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z,
+        axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z,
+        axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z,
+    )
 
 
 @_compiled
@@ -148,10 +150,9 @@ def _arriving(first, texels, scatter, u, v, t):
         for down in range(2):
             i, j = int(left) + across, int(top) + down
             share = (1 - abs(u - left - across)) * (1 - abs(v - top - down))
-            behind = 0.0
-            if 0 <= i < texels and 0 <= j < texels:
-                behind = max(first[j * texels + i] - t, 0.0)
-            lit += share * math.exp(-behind / scatter)
+            if 0 <= i < texels and 0 <= j < texels and first[j * texels + i] > t:
+                share *= math.exp((t - first[j * texels + i]) / scatter)
+            lit += share
     return lit
 
 
@@ -166,9 +167,16 @@ def _draw(column, row, height, triangles, size):
             continue
         first_column = max(math.ceil(min(column[a], column[b], column[c])), 0)
         last_column = min(math.floor(max(column[a], column[b], column[c])), size - 1)
+        if first_column > last_column:
+            continue
+        bx, by = column[b] - column[a], row[b] - row[a]
+        cx, cy = column[c] - column[a], row[c] - row[a]
+        inverse = 1 / (bx * cy - by * cx)
         for j in range(first_row, last_row + 1):
+            y = float(j) - row[a]
             for i in range(first_column, last_column + 1):
-                second, third = _barycentric(column, row, a, b, c, float(i), float(j))
+                x = float(i) - column[a]
+                second, third = (x * cy - y * cx) * inverse, (bx * y - by * x) * inverse
                 share = 1 - second - third
                 if second >= 0 and third >= 0 and share >= 0:
                     z = share * height[a] + second * height[b] + third * height[c]
@@ -183,22 +191,23 @@ def _barycentric(column, row, a, b, c, at_column, at_row):
     bx, by = column[b] - column[a], row[b] - row[a]
     cx, cy = column[c] - column[a], row[c] - row[a]
     x, y = at_column - column[a], at_row - row[a]
-    area = bx * cy - by * cx
-    return (x * cy - y * cx) / area, (bx * y - by * x) / area
+    inverse = 1 / (bx * cy - by * cx)
+    return (x * cy - y * cx) * inverse, (bx * y - by * x) * inverse
 
 
 @_compiled
 def _vertex_normals(vertices, triangles, around):
     area = np.empty((len(triangles), 3))
     for k in range(len(triangles)):
-        a, b, c = triangles[k]
+        a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
         px, py, pz = float(vertices[a, 0]), float(vertices[a, 1]), float(vertices[a, 2])
         bx, by, bz = vertices[b, 0] - px, vertices[b, 1] - py, vertices[b, 2] - pz
         cx, cy, cz = vertices[c, 0] - px, vertices[c, 1] - py, vertices[c, 2] - pz
         area[k, 0], area[k, 1], area[k, 2] = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
     normals = np.zeros((len(around), 3))
     for i in range(len(around)):
-        for k in around[i]:
+        for n in range(around.shape[1]):
+            k = around[i, n]
             if k == len(triangles):
                 break
             for axis in range(3):
