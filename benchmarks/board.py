@@ -87,7 +87,7 @@ class Board:
         when: dict[str, Any] = {"global_step": update, "walltime": row["spent"]["total_seconds"]}
         if not pictures.has_pictures(env.validation.batch):
             return
-        if hasattr(env.learner, "predict"):
+        if pictures.has_error_maps(env):
             errors = pictures.error_maps(env)
             self.samples.add_image("validation/photo_truth_prediction_error", errors, dataformats="HWC", **when)
         beta = env.space.check(row["beta"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.image
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +27,11 @@ MOST = 10  # validation images in a picture of errors
 def has_pictures(batch: Batch) -> bool:
     """Whether samples are images with normals (three channels) or depth (one)."""
     return batch.image.dim() == 4 and batch.target.dim() == 4 and batch.target.shape[1] in (1, 3)
+
+
+def has_error_maps(env: DataGenEnv) -> bool:
+    """Whether there are pictures of predictions on the validation data."""
+    return has_pictures(env.validation.batch) and hasattr(env.learner, "predict")
 
 
 def samples(env: DataGenEnv, beta: Tensor, count: int) -> Batch:
@@ -55,6 +61,17 @@ def error_maps(env: DataGenEnv) -> Picture:
     colours = matplotlib.colormaps["magma"](errors.cpu().numpy())[..., :3] * _mask(truth.mask)
     rows = _colours(truth.image), _targets(truth.target, truth), _targets(prediction, truth), colours
     return _upscaled(_grid(list(rows)))
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a picture to a PNG file."""
+    matplotlib.image.imsave(path, picture)
+
+
+def load(path: Path) -> Picture:
+    """Read it again."""
+    levels = matplotlib.image.imread(path)[..., :3]
+    return np.round(255 * levels).astype(np.uint8)
 
 
 def _colours(images: Tensor) -> NDArray[np.floating]:

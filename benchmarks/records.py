@@ -5,6 +5,7 @@
 | config.yaml | everything that decides the run; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
 | checkpoint.pt | all that the next update depends on |
+| errors.png | error maps of the last weights on validation images, where there are images |
 | DONE.json | how the run ended, where and with what it was made; written last |
 | tb/ | logs for TensorBoard |
 """
@@ -21,6 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
+ERRORS = "errors.png"
 
 Row = dict[str, Any]
 

@@ -300,6 +300,24 @@ def gallery(runs: Sequence[Record], title: str) -> Figure | str:
     return figure
 
 
+def errors(runs: Sequence[Record], title: str) -> Figure | None:
+    """Error maps of the last weights, one run of each optimizer; None where no run has any."""
+    shown = [(name, group[0]) for name, group in _by_optimizer(runs) if (group[0].folder / records.ERRORS).is_file()]
+    if not shown:
+        return None
+    maps = [pictures.load(run.folder / records.ERRORS) for _, run in shown]
+    height = sum(picture.shape[0] / picture.shape[1] for picture in maps)
+    figure = Figure(figsize=(10, 10 * height + 0.4 * len(maps) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = figure.subplots(len(maps), squeeze=False)[:, 0]
+    for axis, (name, run), picture in zip(axes, shown, maps, strict=True):
+        axis.set_title(f"{name}, seed {run.seed}", loc="left", fontsize="medium")
+        axis.axis("off")
+        axis.imshow(picture)
+    return figure
+
+
 def section(label: str, runs: Sequence[Record]) -> Section:
     """Everything about one environment."""
     names = list(dict.fromkeys(" / ".join(run.rows[0]["data"].values()) for run in runs))
@@ -331,6 +349,13 @@ def section(label: str, runs: Sequence[Record]) -> Section:
     else:
         caption = f"Training samples (image, target) at the first and the recommended last beta. {title}."
         figures.append(Picture(f"{label}-gallery", caption, _png(picture)))
+    maps = errors(shown, title)
+    if maps is not None:
+        caption = (
+            f"Validation images: image, truth, prediction, error (black none, white from {pictures.WORST_DEGREES:g} "
+            f"degrees, or {pictures.WORST_RELATIVE:.0%} of the depth, on). {title}."
+        )
+        figures.append(Picture(f"{label}-errors", caption, _png(maps)))
     return Section(
         label,
         data,
@@ -400,8 +425,11 @@ def keep(found: Collection, out: Path) -> list[Path]:
         for run in runs:
             target = out / study / run.environment / run.optimizer / f"seed={run.seed}"
             target.mkdir(parents=True, exist_ok=True)
-            for name in (records.CONFIG, records.ROWS, records.DONE):
-                if (run.folder / name).resolve() != (target / name).resolve():
+            first = min(other.seed for other in runs if other.optimizer == run.optimizer) == run.seed
+            for name in (records.CONFIG, records.ROWS, records.DONE, records.ERRORS):
+                # One picture is enough.
+                wanted = name != records.ERRORS or (first and (run.folder / name).is_file())
+                if wanted and (run.folder / name).resolve() != (target / name).resolve():
                     shutil.copyfile(run.folder / name, target / name)
         if runs:
             write(Collection(runs), out / study, html=False)

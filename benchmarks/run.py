@@ -42,7 +42,7 @@ from hgenv.env import DataGenEnv, Status
 from hgenv.rendering.scene import RenderError
 from hgenv.workers import WorkerError
 
-from . import records
+from . import pictures, records
 from .board import Board
 from .records import BOARD, CHECKPOINT, CONFIG, DONE, ROWS, RecordError, Row, headline
 
@@ -198,6 +198,8 @@ class _Run:
                     saved = time.monotonic()
             with self.env.ledger.phase("log"):
                 self.board.last_pictures(self.rows[-1])
+                if pictures.has_error_maps(self.env):
+                    pictures.save(pictures.error_maps(self.env), self.folder / records.ERRORS)
             self._save()
             done = self._done(*ended)
             records.write(self.folder / DONE, json.dumps(done, indent=1) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from benchmarks import records, report
+from benchmarks import pictures, records, report
 from benchmarks.records import RecordError
 
 # 97.5 % points of Student's t for 1 and 2 degrees of freedom, from printed tables.
@@ -237,6 +237,21 @@ def test_results_worth_committing_are_copied_and_can_be_reported_on(tmp_path):
     assert copied == ["figures/quadratic-curves.png", *names, "report.md"]
     assert (kept / folder / "rows.jsonl").read_bytes() == (source / "rows.jsonl").read_bytes()
     assert report.main([str(kept)]) == 0
+
+
+def test_error_maps_are_shown_and_kept_for_one_seed(tmp_path):
+    for seed in (0, 1):
+        folder = make_run(tmp_path / "runs", "hybrid", seed, [40.0, 20.0])
+        pictures.save(np.full((8, 20, 3), 100 + seed, np.uint8), folder / records.ERRORS)
+    make_run(tmp_path / "runs", "fixed", 0, [40.0, 20.0])
+    assert report.main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
+    kept = tmp_path / "kept" / "study"
+    assert [str(path.relative_to(kept)) for path in kept.rglob("errors.png")] == ["quadratic/hybrid/seed=0/errors.png"]
+    assert (kept / "figures" / "quadratic-errors.png").is_file()
+    assert "quadratic-errors.png" in (kept / "report.md").read_text()
+    # From what was kept, the same report can be made again.
+    assert report.main([str(kept), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "figures" / "quadratic-errors.png").is_file()
 
 
 def test_records_say_which_line_is_damaged(tmp_path):

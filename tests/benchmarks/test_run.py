@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import compare, records
+from benchmarks import compare, pictures, records, report
 from benchmarks.records import RecordError
 from benchmarks.run import RunError, compose, run, run_folder
 from hgenv import BudgetError
@@ -275,6 +275,21 @@ def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
     tags = EventAccumulator(str(folder / "tb" / "samples")).Reload().Tags()
     assert set(tags["images"]) == {"samples", "validation/photo_truth_prediction_error"}
     assert any(tag.startswith("sample_VERTEX") for tag in tags["tensors"])
+    # Image, truth, prediction and error of ten photos, 32 px at twice their size.
+    assert pictures.load(folder / records.ERRORS).shape == (2 * 4 * 32, 2 * 10 * 32, 3)
+
+
+def test_faces_run_like_shapes_and_show_their_depth(tmp_path):
+    overrides = [f"root={tmp_path}", "env=faces", "optimizer=credit_gradient", "optimizer.every=1", "network.size=32"]
+    folder = run(compose([*overrides, "env.batch_size=4", "budget={amount: 3, unit: updates}"]))
+    assert folder.parent.parent.name == "faces-standin"
+    record = records.read(folder)
+    assert record.rows[-1]["beta"] != record.rows[0]["beta"]
+    assert records.headline(record.rows[-1]["test"]) == "abs_rel"
+    assert (folder / records.ERRORS).is_file()
+    assert report.main([str(tmp_path)]) == 0
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {f"faces-standin-{name}.png" for name in ("curves", "gallery", "errors")}
 
 
 def test_comma_lists_stand_for_every_combination():
