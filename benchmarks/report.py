@@ -95,6 +95,7 @@ class Section:
     notes: list[str]
     results: Table | None
     rivals: Table | None
+    objects: Table | None
     unfinished: Table | None
     phases: Table | None
     beta: Table
@@ -194,15 +195,37 @@ def rivals(runs: Sequence[Record], rival: str = RIVAL) -> Table | None:
         differences = []
         for data in ("validation", "test"):
             ours, theirs = late(group, data), late(groups[rival], data)
+            digits = _digits(theirs.mean())
             if optimizer == rival or min(len(ours), len(theirs)) < 2:
-                differences.append("-" if optimizer == rival else f"{ours.mean() - theirs.mean():+.2f}")
+                differences.append("-" if optimizer == rival else f"{ours.mean() - theirs.mean():+.{digits}f}")
                 continue
             welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
-            differences.append(f"{ours.mean() - theirs.mean():+.2f} [{welch.low:+.2f}, {welch.high:+.2f}]")
+            ends = f"[{welch.low:+.{digits}f}, {welch.high:+.{digits}f}]"
+            differences.append(f"{ours.mean() - theirs.mean():+.{digits}f} {ends}")
         rows.append([optimizer, share, *differences])
     title = COLUMNS.get(main, main)
     reach = f"share of the budget until {rival}'s final validation error"
     return Table(["optimizer", reach, *(f"{data} {title} against {rival}" for data in ("validation", "test"))], rows)
+
+
+def objects(runs: Sequence[Record]) -> Table | None:
+    """The headline metric on each held-out object, over the last tenth of the budget; None where objects have none."""
+    main = headline(runs[0].counted[-1]["test"])
+    names = {
+        data: [n for n in runs[0].counted[-1][data] if n.startswith(f"{main}/")] for data in ("validation", "test")
+    }
+    if not any(names.values()):
+        return None
+    rows = []
+    for optimizer, group in _by_optimizer(runs):
+        cells = [
+            _cell(*interval([float(np.mean([row[data][name] for row in run.last_tenth])) for run in group]))
+            for data in names
+            for name in names[data]
+        ]
+        rows.append([optimizer, *cells])
+    header = [f"{data}: {name.partition('/')[2]}" for data in names for name in names[data]]
+    return Table(["optimizer", *header], rows)
 
 
 def phases(runs: Sequence[Record]) -> Table:
@@ -364,6 +387,7 @@ def section(label: str, runs: Sequence[Record]) -> Section:
         notes,
         results(finished) if finished else None,
         rivals(finished) if finished else None,
+        objects(finished) if finished else None,
         unfinished(open_runs) if open_runs else None,
         phases(finished) if finished else None,
         beta_table(shown),
@@ -462,8 +486,13 @@ def _device_seconds(phase: Mapping[str, float]) -> float:
 
 
 def _cell(mean: float, half: float | None) -> str:
-    digits = 4 if abs(mean) < 1 else 2
+    digits = _digits(mean)
     return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def _digits(value: float) -> int:
+    """Decimals to show of figures of this size."""
+    return 4 if abs(value) < 1 else 2
 
 
 def _differences(runs: Sequence[Record]) -> list[str]:

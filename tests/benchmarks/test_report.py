@@ -121,6 +121,16 @@ def test_against_a_rival(tmp_path):
         assert found == pytest.approx([difference, difference - half, difference + half], abs=0.011)
 
 
+def test_single_objects(tmp_path):
+    for seed, errors in ((0, [40.0, 20.0]), (1, [40.0, 24.0])):
+        make_run(tmp_path, "hybrid", seed, errors)
+    report.main([str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    header = next(line for line in text.splitlines() if "test: pear" in line)
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["optimizer", "validation: pear", "test: pear"]
+    assert re.search(r"\| hybrid\s+\| 1\.00 ± 0\.00\s+\| 1\.00 ± 0\.00\s+\|", text)
+
+
 def test_one_seed_has_no_interval(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
     report.main([str(tmp_path)])
