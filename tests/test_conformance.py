@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 
 from hgenv import DataGenEnv
-from hgenv.datasets.morphable import standin_model
+from hgenv.datasets import standin_faces
 from hgenv.env import Generator
 from hgenv.generators.faces import FaceGenerator
 from hgenv.generators.quadratic import QuadraticGenerator
@@ -34,7 +34,7 @@ class TestShapeGenerator(GeneratorConformance):
 
 class TestFaceGenerator(GeneratorConformance):
     def make(self) -> Generator:
-        return FaceGenerator(standin_model(), size=32)
+        return FaceGenerator(standin_faces.model(), size=32)
 
 
 class TestFaceDepth(EnvironmentConformance):

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgenv.datasets import morphable
+from hgenv.datasets import ict_facekit, standin_faces
+from hgenv.datasets.morphable import LEAST, MorphableModel, principal_textures
 from hgenv.generators.faces import FaceGenerator
 from hgenv.rendering import gl
 from hgenv.rendering.scene import RenderError
@@ -35,15 +36,15 @@ VERTICES = 97  # along an edge of the made mesh: 9,409 in all
 Route = Callable[[Tensor, Tensor, Tensor], object]
 
 
-def made_model() -> morphable.MorphableModel:
+def made_model() -> MorphableModel:
     """The stand-in face with as many vertices as ICT-FaceKit's, before anything is cut off."""
-    grid, triangles = morphable.face_grid(VERTICES)
-    mean = morphable.relief(grid)
+    grid, triangles = standin_faces.face_grid(VERTICES)
+    mean = standin_faces.relief(grid)
     rng = np.random.default_rng(0)
-    shape = morphable._bumps(rng, mean, 2 * morphable.LEAST, width=(20, 60), size=2.0)
-    colour, texture, limit = morphable._textures(morphable.made_skins(mean, 12, seed=0))
-    parts = shape[: morphable.LEAST], shape[morphable.LEAST :]
-    return morphable.MorphableModel("made", mean, *parts, colour, texture, limit, triangles, int(mean[:, 2].argmax()))
+    shape = standin_faces.bumps(rng, mean, 2 * LEAST, width=(20, 60), size=2.0)
+    colour, texture, limit = principal_textures(standin_faces.made_skins(mean, 12, seed=0))
+    parts = shape[:LEAST], shape[LEAST:]
+    return MorphableModel("made", mean, *parts, colour, texture, limit, triangles, int(mean[:, 2].argmax()))
 
 
 def surfaces(renderer: SurfaceRenderer, triangles: Tensor) -> Route:
@@ -97,7 +98,7 @@ def pyrender_route(triangles: Tensor, size: int) -> Route:
     return route
 
 
-def measure(model: morphable.MorphableModel, images: int, repetitions: int) -> dict[str, float | None]:
+def measure(model: MorphableModel, images: int, repetitions: int) -> dict[str, float | None]:
     """Images per second by route and size, such as `ours_64`."""
     generator = FaceGenerator(model)
     triangles = torch.from_numpy(model.triangles)
@@ -146,7 +147,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    model = made_model() if arguments.ict is None else morphable.load_ict(arguments.ict, radius=None)
+    model = made_model() if arguments.ict is None else ict_facekit.load(arguments.ict, radius=None)
     speed = measure(model, arguments.images, arguments.repetitions)
     print(
         f"{model.label}: {len(model.mean)} vertices, {len(model.triangles)} triangles, {arguments.images} images with "

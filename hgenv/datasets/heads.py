@@ -29,8 +29,9 @@ from ..batch import Batch
 from ..rendering.skin import shade_skin
 from ..rendering.surfaces import ZBuffer, as_batch, fit, rotation, turn
 from ..rendering.surfaces import product as turned
-from .morphable import RADIUS, face_grid, made_skins, read_npz, relief
+from .morphable import RADIUS, read_npz
 from .photos import DataError
+from .standin_faces import face_grid, made_skins, relief
 
 SPLITS = ("validation", "test")
 # Yaw and pitch, radians.

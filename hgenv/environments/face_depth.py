@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..datasets import heads, morphable
+from ..datasets import basel, heads, ict_facekit, standin_faces
 from ..datasets.heads import Heads
 from ..datasets.mbii import VARIABLE
+from ..datasets.morphable import MorphableModel
 from ..datasets.photos import DataError
 from ..decision import DecisionSpace
 from ..env import DataGenEnv
@@ -124,9 +125,7 @@ if FaceDepthEnv.__doc__:  # python -OO has none
     FaceDepthEnv.__doc__ = FaceDepthEnv.__doc__.replace("{table}", table)
 
 
-def load_model(
-    model: str, path: str | Path | None = None, data_folder: str | Path | None = None
-) -> morphable.MorphableModel:
+def load_model(model: str, path: str | Path | None = None, data_folder: str | Path | None = None) -> MorphableModel:
     """A morphable model by name.
 
     Raises:
@@ -134,10 +133,10 @@ def load_model(
         DataError: Its files are not there, or damaged.
     """
     if model == "standin":
-        return morphable.standin_model()
+        return standin_faces.model()
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; choose one of {', '.join(MODELS)}")
-    load, below = (morphable.load_ict, "ict_facekit") if model == "ict" else (morphable.load_bfm, "BFM.mat")
+    load, below = (ict_facekit.load, "ict_facekit") if model == "ict" else (basel.load, "BFM.mat")
     return load(path if path is not None else _root(data_folder, f"model={model!r}") / "faces" / below)
 
 

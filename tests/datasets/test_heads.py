@@ -10,8 +10,8 @@ import trimesh
 
 from hgenv.datasets import heads
 from hgenv.datasets.heads import FINE, LIGHTS, POSES, Head, load_basel, load_scans, load_standin, render
-from hgenv.datasets.morphable import face_grid, relief
 from hgenv.datasets.photos import DataError
+from hgenv.datasets.standin_faces import face_grid, relief
 from hgenv.rendering.scene import FIT
 from hgenv.rendering.surfaces import CAMERA
 

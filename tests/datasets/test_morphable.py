@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hgenv.datasets import morphable
-from hgenv.datasets.morphable import ICT_FACE, RADIUS, MorphableModel, close_openings, cut, load_bfm, load_ict
+from hgenv.datasets import basel, ict_facekit, morphable, standin_faces
+from hgenv.datasets.ict_facekit import FACE
+from hgenv.datasets.morphable import RADIUS, MorphableModel, close_openings, cut
 from hgenv.datasets.photos import DataError
 
 SHARED = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[3] / "shared" / "data")) / "faces"
@@ -19,15 +20,15 @@ NAMES = [f"{name}_{side}" for name in ("brow", "blink", "smile", "frown", "puff"
 
 def grid_mesh(side: int) -> tuple[np.ndarray, np.ndarray]:
     """A relief in centimetres of side**2 vertices, and its quadrilaterals."""
-    grid, _ = morphable.face_grid(side)
+    grid, _ = standin_faces.face_grid(side)
     number = np.arange(side**2).reshape(side, side)
     quads = np.stack([number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]], -1).reshape(-1, 4)
-    return morphable.relief(grid) / 10, quads
+    return standin_faces.relief(grid) / 10, quads
 
 
 def landmarks(vertices: np.ndarray) -> list[int]:
     found = [0] * 68
-    found[morphable.ICT_NOSE] = int(vertices[:, 2].argmax())
+    found[morphable.IBUG_NOSE] = int(vertices[:, 2].argmax())
     return found
 
 
@@ -35,7 +36,7 @@ def landmarks(vertices: np.ndarray) -> list[int]:
 def parts() -> dict[str, np.ndarray]:
     """A model in the form of ICT-FaceKit's light one, with as many vertices as its face has."""
     vertices, quads = grid_mesh(97)
-    assert len(vertices) == ICT_FACE
+    assert len(vertices) == FACE
     rng = np.random.default_rng(0)
     waves = np.sin(rng.normal(size=(12 + len(NAMES), 1, 3)) * vertices / 4 + rng.uniform(0, 6, (12 + len(NAMES), 1, 3)))
     return {
@@ -79,8 +80,8 @@ def write_clone(root: Path, parts: dict[str, np.ndarray]) -> Path:
 
 
 def test_a_clone_and_the_packed_form_are_the_same_model(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
-    packed = load_ict(write_packed(tmp_path / "packed", parts))
-    clone = load_ict(write_clone(tmp_path / "clone", parts))
+    packed = ict_facekit.load(write_packed(tmp_path / "packed", parts))
+    clone = ict_facekit.load(write_clone(tmp_path / "clone", parts))
     np.testing.assert_array_equal(packed.triangles, clone.triangles)
     for name in ("mean", "identity", "expression", "albedo", "texture"):
         np.testing.assert_allclose(getattr(packed, name), getattr(clone, name), atol=2e-3)
@@ -91,7 +92,7 @@ def test_a_clone_and_the_packed_form_are_the_same_model(tmp_path: Path, parts: d
 
 
 def test_expression_modes_have_the_covariance_of_the_population(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
-    model = load_ict(write_packed(tmp_path, parts))
+    model = ict_facekit.load(write_packed(tmp_path, parts))
     shapes = 10 * parts["expression_deltas"].astype(np.float64)
     stem = [name.split("_")[0] for name in NAMES]
     correlation = np.array([[0.8 if a == b else 0.0 for a in stem] for b in stem]) + 0.2 * np.eye(len(NAMES))
@@ -107,10 +108,10 @@ def test_expression_modes_have_the_covariance_of_the_population(tmp_path: Path, 
 
 
 def test_texture_modes_are_the_skins_principal_components() -> None:
-    model = morphable.standin_model()
-    vertices = morphable.relief(morphable.face_grid(44)[0])
-    skins = morphable.made_skins(vertices, 20, 0)
-    mean, modes, limit = morphable._textures(skins)
+    model = standin_faces.model()
+    vertices = standin_faces.relief(standin_faces.face_grid(44)[0])
+    skins = standin_faces.made_skins(vertices, 20, 0)
+    mean, modes, limit = morphable.principal_textures(skins)
     flat = modes.reshape(len(modes), -1).astype(np.float64)
     gram = flat @ flat.T
     np.testing.assert_allclose(gram - np.diag(np.diag(gram)), 0, atol=1e-6 * gram[0, 0])
@@ -124,7 +125,7 @@ def test_texture_modes_are_the_skins_principal_components() -> None:
 
 
 def test_cut_keeps_what_is_near_the_nose() -> None:
-    model = morphable.standin_model()
+    model = standin_faces.model()
     assert np.linalg.norm(model.mean - model.mean[model.nose], axis=1).max() <= RADIUS
     closer = cut(model, 40)
     assert np.linalg.norm(closer.mean - closer.mean[closer.nose], axis=1).max() <= 40
@@ -137,7 +138,7 @@ def test_cut_keeps_what_is_near_the_nose() -> None:
 
 
 def test_openings_are_closed_and_the_outline_stays() -> None:
-    model = morphable.standin_model()
+    model = standin_faces.model()
     eye = np.linalg.norm(model.mean[:, :2] - model.mean[model.nose, :2] - [30, 45], axis=1)
     open_eye = model.triangles[~(eye[model.triangles] < 9).any(1)]
     with_hole = MorphableModel(**{**vars(model), "triangles": open_eye})
@@ -161,10 +162,10 @@ def test_openings_are_closed_and_the_outline_stays() -> None:
 # --- The Basel Face Model's form --------------------------------------------------------------------------------------
 
 
-def basel(clockwise: bool = True) -> dict[str, np.ndarray]:
+def basel_fields(clockwise: bool = True) -> dict[str, np.ndarray]:
     """A small made model as face3d writes it: micrometres, counted from 1."""
-    grid, triangles = morphable.face_grid(25)
-    vertices = 1000 * morphable.relief(grid).astype(np.float64)
+    grid, triangles = standin_faces.face_grid(25)
+    vertices = 1000 * standin_faces.relief(grid).astype(np.float64)
     rng = np.random.default_rng(1)
     modes = rng.normal(size=(3, vertices.size, 11))
     points = landmarks(vertices)
@@ -186,11 +187,11 @@ def basel(clockwise: bool = True) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("clockwise", [True, False])
 def test_basel_model(tmp_path: Path, clockwise: bool) -> None:
-    fields = basel(clockwise)
+    fields = basel_fields(clockwise)
     scipy.io.savemat(tmp_path / "BFM.mat", {"model": fields})
-    model = load_bfm(tmp_path / "BFM.mat")
-    grid, triangles = morphable.face_grid(25)
-    vertices = morphable.relief(grid)
+    model = basel.load(tmp_path / "BFM.mat")
+    grid, triangles = standin_faces.face_grid(25)
+    vertices = standin_faces.relief(grid)
     assert len(model.triangles) <= len(triangles)
     at = int(np.linalg.norm(vertices - model.mean[model.nose], axis=1).argmin())
     np.testing.assert_allclose(model.mean[model.nose], vertices[at], atol=1e-3)
@@ -222,20 +223,20 @@ def without(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray
 def test_damaged_basel_model(
     tmp_path: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], message: str
 ) -> None:
-    scipy.io.savemat(tmp_path / "BFM.mat", {"model": change(basel())})
+    scipy.io.savemat(tmp_path / "BFM.mat", {"model": change(basel_fields())})
     with pytest.raises(DataError, match=message):
-        load_bfm(tmp_path / "BFM.mat")
+        basel.load(tmp_path / "BFM.mat")
 
 
 def test_no_basel_model(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file.*face3d"):
-        load_bfm(tmp_path / "BFM.mat")
+        basel.load(tmp_path / "BFM.mat")
     (tmp_path / "BFM.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(50))
     with pytest.raises(DataError, match="damaged"):
-        load_bfm(tmp_path / "BFM.mat")
+        basel.load(tmp_path / "BFM.mat")
     scipy.io.savemat(tmp_path / "BFM.mat", {"other": np.zeros(3)})
     with pytest.raises(DataError, match="no struct 'model'"):
-        load_bfm(tmp_path / "BFM.mat")
+        basel.load(tmp_path / "BFM.mat")
 
 
 # --- Damage to ICT-FaceKit's files ------------------------------------------------------------------------------------
@@ -260,26 +261,26 @@ def test_damaged_packed_model(
     write_packed(tmp_path, parts)
     np.savez(tmp_path / "ict_facekit_light_head11248.npz", **change(parts))
     with pytest.raises(DataError, match=message):
-        load_ict(tmp_path)
+        ict_facekit.load(tmp_path)
 
 
 def test_truncated_or_missing_files(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     with pytest.raises(DataError, match="neither"):
-        load_ict(tmp_path)
+        ict_facekit.load(tmp_path)
     folder = write_packed(tmp_path / "packed", parts)
     (folder / "vertex_indices.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
-        load_ict(folder)
+        ict_facekit.load(folder)
     (folder / "vertex_indices.json").write_text('{"idx_to_landmark_verts": [1, 2]}')
     with pytest.raises(DataError, match="not 68 vertices"):
-        load_ict(folder)
+        ict_facekit.load(folder)
     (folder / "vertex_indices.json").unlink()
     with pytest.raises(DataError, match="no such file"):
-        load_ict(folder)
+        ict_facekit.load(folder)
     packed = folder / "ict_facekit_light_head11248.npz"
     packed.write_bytes(packed.read_bytes()[:5000])
     with pytest.raises(DataError, match="truncated"):
-        load_ict(folder)
+        ict_facekit.load(folder)
 
 
 def test_damaged_clone(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
@@ -287,27 +288,27 @@ def test_damaged_clone(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     kept = (folder / "jaw.obj").read_text()
     (folder / "jaw.obj").write_text(kept[: len(kept) // 2].rsplit("\n", 1)[0])
     with pytest.raises(DataError, match=r"jaw.obj: \d+ vertices"):
-        load_ict(tmp_path)
+        ict_facekit.load(tmp_path)
     (folder / "jaw.obj").write_text(kept.replace("v ", "v x", 1))
     with pytest.raises(DataError, match="not a Wavefront file"):
-        load_ict(tmp_path)
+        ict_facekit.load(tmp_path)
     (folder / "jaw.obj").unlink()
     with pytest.raises(DataError, match="the model is incomplete"):
-        load_ict(tmp_path)
+        ict_facekit.load(tmp_path)
 
 
 def test_damaged_skins(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     folder = write_packed(tmp_path / "model", parts)
     with pytest.raises(DataError, match="no such file"):
-        load_ict(folder, tmp_path / "skins.npz")
+        ict_facekit.load(folder, tmp_path / "skins.npz")
     np.savez(tmp_path / "skins.npz", albedo_srgb=np.zeros((20, 5, 3), np.uint8))
     with pytest.raises(DataError, match="skins"):
-        load_ict(folder, tmp_path / "skins.npz")
+        ict_facekit.load(folder, tmp_path / "skins.npz")
 
 
 @pytest.mark.skipif(not (SHARED / "ict_facekit").is_dir(), reason="needs the shared data: faces/ict_facekit")
 def test_ict_facekit_itself() -> None:
-    model = load_ict(SHARED / "ict_facekit")
+    model = ict_facekit.load(SHARED / "ict_facekit")
     assert len(model.identity) == 100
     assert len(model.texture) == 19
     assert model.landmarks is not None

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hgenv.datasets.morphable import DARKEST, standin_model
+from hgenv.datasets import standin_faces
+from hgenv.datasets.morphable import DARKEST
 from hgenv.generators import faces
 from hgenv.generators.faces import COMPONENTS, FaceGenerator, face_blocks
 from hgenv.rendering.scene import FIT
@@ -16,7 +17,7 @@ SEEDS = torch.arange(40)
 
 @pytest.fixture(scope="module")
 def generator() -> FaceGenerator:
-    return FaceGenerator(standin_model(), size=32)
+    return FaceGenerator(standin_faces.model(), size=32)
 
 
 def betas(generator: FaceGenerator, **changes: float) -> torch.Tensor:

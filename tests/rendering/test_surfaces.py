@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from hgenv.datasets.morphable import face_grid, relief
+from hgenv.datasets.standin_faces import face_grid, relief
 from hgenv.rendering.scene import pixel_centres
 from hgenv.rendering.surfaces import (
     CAMERA,
