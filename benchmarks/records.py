@@ -4,6 +4,7 @@
 | --- | --- |
 | config.yaml | everything that decides the run; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
+| rows.jsonl.gz | the same, where a run is kept as a result |
 | checkpoint.pt | all that the next update depends on |
 | errors.png | error maps of the last weights on validation images, where there are images |
 | DONE.json | how the run ended, where and with what it was made; written last |
@@ -12,8 +13,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
-ERRORS = "errors.png"
+ERRORS, PACKED = "errors.png", "rows.jsonl.gz"
 
 Row = dict[str, Any]
 
@@ -170,10 +173,8 @@ def read(folder: Path) -> Record:
     Raises:
         RecordError: A file is missing or damaged.
     """
-    config, done, path = read_config(folder), read_done(folder), folder / ROWS
-    if not path.is_file():
-        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
-    data = path.read_bytes()
+    config, done = read_config(folder), read_done(folder)
+    path, data = _row_bytes(folder)
     if done is None:
         data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
     rows = parse_rows(data, path)
@@ -185,6 +186,32 @@ def read(folder: Path) -> Record:
             "run's folder"
         )
     return Record(folder, config, rows, done)
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write the rows of the run in `folder` to `target`, compressed; the same rows give the same bytes.
+
+    Raises:
+        RecordError: They are missing or damaged.
+    """
+    data = gzip.compress(_row_bytes(folder)[1], mtime=0)
+    temporary = target / (PACKED + ".part")
+    temporary.write_bytes(data)
+    os.replace(temporary, target / PACKED)
+
+
+def _row_bytes(folder: Path) -> tuple[Path, bytes]:
+    """Where the rows are, and what is there."""
+    path = folder / ROWS
+    if path.is_file():
+        return path, path.read_bytes()
+    packed = folder / PACKED
+    if not packed.is_file():
+        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
+    try:
+        return packed, gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{packed}: damaged ({error}); restore the file, or delete the run's folder") from None
 
 
 def find(folder: Path) -> list[Path]:

@@ -450,7 +450,8 @@ def keep(found: Collection, out: Path) -> list[Path]:
             target = out / study / run.environment / run.optimizer / f"seed={run.seed}"
             target.mkdir(parents=True, exist_ok=True)
             first = min(other.seed for other in runs if other.optimizer == run.optimizer) == run.seed
-            for name in (records.CONFIG, records.ROWS, records.DONE, records.ERRORS):
+            records.pack(run.folder, target)
+            for name in (records.CONFIG, records.DONE, records.ERRORS):
                 # One picture is enough.
                 wanted = name != records.ERRORS or (first and (run.folder / name).is_file())
                 if wanted and (run.folder / name).resolve() != (target / name).resolve():

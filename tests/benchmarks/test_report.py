@@ -1,4 +1,5 @@
 import base64
+import gzip
 import json
 import re
 import statistics
@@ -243,10 +244,18 @@ def test_results_worth_committing_are_copied_and_can_be_reported_on(tmp_path):
     kept = tmp_path / "kept" / "study"
     copied = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
     folder = "quadratic/hybrid/seed=0"
-    names = [f"{folder}/DONE.json", f"{folder}/config.yaml", f"{folder}/rows.jsonl"]
+    names = [f"{folder}/DONE.json", f"{folder}/config.yaml", f"{folder}/rows.jsonl.gz"]
     assert copied == ["figures/quadratic-curves.png", *names, "report.md"]
-    assert (kept / folder / "rows.jsonl").read_bytes() == (source / "rows.jsonl").read_bytes()
+    packed = kept / folder / "rows.jsonl.gz"
+    assert gzip.decompress(packed.read_bytes()) == (source / "rows.jsonl").read_bytes()
     assert report.main([str(kept)]) == 0
+    # Kept once more, where they are: nothing changes.
+    before = packed.read_bytes()
+    assert report.main([str(kept), "--results", str(tmp_path / "kept")]) == 0
+    assert packed.read_bytes() == before
+    packed.write_bytes(before[:-20])
+    with pytest.raises(RecordError, match=r"rows.jsonl.gz: damaged"):
+        records.read(kept / folder)
 
 
 def test_error_maps_are_shown_and_kept_for_one_seed(tmp_path):
