@@ -212,13 +212,12 @@ class DataGenEnv(gym.Env):
         """The last step's first 16 training images as one 4 x 4 gallery, (4 S, 4 S, 3); black before the first step."""
         if self.render_mode is None:
             return None
-        images = self.validation.batch.image.new_zeros(16, 1, *self.validation.batch.image.shape[2:])
+        images = self.validation.batch.image.new_zeros(16, 3, *self.validation.batch.image.shape[2:])
         if self._unroll is not None:
-            made = Batch.cat(self._unroll.batches).image[:16, :1]
-            images[: len(made)] = made
-        gallery = images.reshape(4, 4, *images.shape[2:]).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
-        grey = (255 * gallery.clamp(0, 1)).round().to("cpu", torch.uint8).numpy()
-        return np.repeat(grey[..., None], 3, axis=-1)
+            made = Batch.cat(self._unroll.batches).image[:16, :3]
+            images[: len(made)] = made if made.shape[1] == 3 else made[:, :1]  # in colour, or grey
+        gallery = images.unflatten(0, (4, 4)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+        return (255 * gallery.clamp(0, 1)).round().to("cpu", torch.uint8).numpy()
 
     # --- What optimizers may ask for, each at its price --------------------------------------------------------------
 

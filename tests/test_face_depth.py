@@ -56,6 +56,20 @@ def test_training_on_faces_helps_with_other_faces() -> None:
     assert heads == set(env.test.names)
 
 
+def test_render_shows_faces_in_colour() -> None:
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    env.step(env.space.project(env.space.initial))
+    picture = env.render()
+    assert picture is not None
+    assert picture.shape == (4 * 32, 4 * 32, 3)
+    assert env._unroll is not None
+    # Row by row: the last image of the second batch stands at the bottom right.
+    last = env._unroll.batches[1].image[7]
+    shown = torch.from_numpy(picture[-32:, -32:].copy()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(shown, last, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
 def test_metrics_of_heads_make_up_the_whole() -> None:
     env = make()
     env.reset(seed=0)
