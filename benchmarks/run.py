@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ from typing import Any
 import gymnasium
 import hydra
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -74,9 +76,19 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
     Raises:
         hydra.errors.HydraException: A name is unknown; the message lists the choices.
+        RunError: There is a text where a number belongs.
     """
     with hydra.initialize_config_module("configs", version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+        config = hydra.compose("config", list(overrides))
+        keys = [o.get_key_element() for o in OverridesParser.create().parse_overrides(list(overrides))]
+        texts = [isinstance(OmegaConf.select(config, key), str) for key in keys]
+        default = hydra.compose("config", [o for o, is_text in zip(overrides, texts, strict=True) if not is_text])
+    for key in itertools.compress(keys, texts):
+        expected = OmegaConf.select(default, key)
+        if isinstance(expected, (int, float)):
+            kind = "true or false" if isinstance(expected, bool) else "a number (infinity is written inf)"
+            raise RunError(f"{key} must be {kind}, not {OmegaConf.select(config, key)!r}")
+    return config
 
 
 def settings(config: DictConfig) -> dict[str, Any]:

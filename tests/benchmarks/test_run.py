@@ -192,7 +192,9 @@ def test_only_one_process_works_on_a_run(tmp_path):
 
 @pytest.mark.parametrize(("override", "error", "message"), [
     ("budget.amount=0", BudgetError, "positive"),
-    ("budget.amount=much", BudgetError, "must be a number"),
+    ("budget.amount=much", RunError, "must be a number"),
+    ("env.learning_rate=.inf", RunError, r"env.learning_rate must be a number \(infinity is written inf\), not '.inf'"),
+    ("optimizer.random_beta=perhaps", RunError, "true or false"),
     ("budget.unit=days", BudgetError, "choose one of cpu_seconds"),
     ("seed=-1", RunError, "seed must be a whole number of at least 0, not -1"),
     ("threads=0", RunError, "threads"),
