@@ -38,6 +38,7 @@ from ..rendering.scene import (
     TETRAHEDRON,
     TETRAHEDRON_CORNERS,
     UNION,
+    extent,
     polarity,
 )
 from .random import normals
@@ -225,7 +226,7 @@ def union_of_parts(shape: Shape) -> Shape:
 
 def _fit(shape: Shape) -> Shape:
     """Centre and scale the rectangle around the primitives that add to the solid."""
-    low, high = extent(shape)
+    low, high = extent(shape.kind, shape.size, shape.linear, shape.offset)
     adds = ((shape.kind != EMPTY) & (polarity(shape.operator) > 0))[..., None]
     low = torch.where(adds, low, math.inf).amin(1)
     high = torch.where(adds, high, -math.inf).amax(1)
@@ -258,24 +259,6 @@ def surface_point(kind: Tensor, size: Tensor, direction: Tensor) -> Tensor:
     distance = torch.where(kind == CONE, torch.minimum(size[..., 2] / up.abs(), to_side), distance)
     distance = torch.where(kind == TETRAHEDRON, size[..., 0] / (2 * math.sqrt(6)) / facing, distance)
     return distance[..., None] * direction
-
-
-def extent(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Exact lower and upper bounds of the primitives along x, y, z of the view, (B, L, 3); of empty ones: anything."""
-    axis = shape.linear  # row a is the view's axis a, seen from the primitive
-    size = shape.size[:, :, None]
-    flat, up = axis[..., :2].norm(dim=-1), axis[..., 2]
-    bottom, top, half = size[..., 0], size[..., 1], size[..., 2] * up
-    corners = torch.tensor(TETRAHEDRON_CORNERS, dtype=axis.dtype, device=axis.device) / (2 * math.sqrt(2))
-    reach = torch.stack([axis[..., 0] * c[0] + axis[..., 1] * c[1] + axis[..., 2] * c[2] for c in corners], -1)
-    ball, box = size[..., 0] * axis.norm(dim=-1), size[..., 0] * axis.abs().sum(-1)
-    kind = shape.kind[..., None]
-    high = torch.where(kind == SPHERE, ball, box)
-    high = torch.where(kind == CONE, torch.maximum(flat * bottom - half, flat * top + half), high)
-    high = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amax(-1), high)
-    low = torch.where(kind == CONE, torch.minimum(-flat * bottom - half, -flat * top + half), -high)
-    low = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amin(-1), low)
-    return low + shape.offset, high + shape.offset
 
 
 def matrix_product(a: Tensor, b: Tensor) -> Tensor:

@@ -28,12 +28,17 @@ from .scene import (
     TETRAHEDRON_CORNERS,
     Frame,
     Scene,
+    extent,
     pixel_centres,
     polarity,
 )
 from .shading import shade
 
 Vector = tuple[Tensor, ...]  # x, y, z
+
+TILE = 16  # pixels along the edge of a square whose rays are traced together, past the leaves that it can meet
+ROW = 128  # hits of one leaf that are shaded together
+MARGIN = 1e-4  # view units around a leaf's rectangle: more than its rounding
 
 
 class AnalyticRenderer:
@@ -71,7 +76,7 @@ class AnalyticRenderer:
 
     def render_torch(self, scene: Scene) -> Frame:
         """The torch form, on any device."""
-        rows = max(1, 2**17 // self.size**2)  # what stays in a core's cache
+        rows = max(1, 2**18 // self.size**2)  # what stays in a core's cache
         if scene.kind.device.type != "cpu":
             rows *= 256
         frames = [self._render(scene[i : i + rows]) for i in range(0, len(scene), rows)]
@@ -80,29 +85,83 @@ class AnalyticRenderer:
         )
 
     def _render(self, scene: Scene) -> Frame:
-        x, y = pixel_centres(self.size, scene.kind.device)
         solid = _Solid(scene)
-        down = torch.tensor([0.0, 0.0, -1.0], device=x.device).expand(len(scene), 3)
-        zero = torch.zeros_like(x)
-        hit, leaf = solid.first_hit((x[None], y[None], zero[None]), down, -math.inf)
-        found = hit < math.inf
-        mask = found.to(torch.float32)
-        z = torch.where(found, -hit, 0.0)
-        point = torch.stack([x * mask, y * mask, z], 1)
-        normal = solid.normal(point, leaf, found)
-        lit = torch.ones_like(mask)
+        pixel, within = _tiles(self.size, scene.kind.device)
+        x, y = (axis[pixel] for axis in pixel_centres(self.size, scene.kind.device))
+        shows = solid.shows(x, y)
+        owner, tile = shows.any(1).nonzero(as_tuple=True)
+        x, y, pixel = x[tile], y[tile], pixel[tile]
+        down = torch.tensor([0.0, 0.0, -1.0], device=x.device).expand(len(owner), 3)
+        t, leaf = solid.first_hit(owner, shows[owner, :, tile], (x, y, torch.zeros_like(x)), down, -math.inf)
+
+        # From here on a row is filled with pixels that show one leaf of one object.
+        leaves = torch.arange(scene.kind.shape[1], device=leaf.device, dtype=leaf.dtype)
+        found = ((t < math.inf) & within[tile]).flatten()
+        slot, ray = ((leaf.flatten() == leaves[:, None]) & found).nonzero(as_tuple=True)
+        packed = _Packing(slot * len(scene) + owner.index_select(0, ray // TILE**2))
+        slot, owner = packed.group // len(scene), packed.group % len(scene)
+        x, y, z = (packed.fill(values.flatten().index_select(0, ray)) for values in (x, y, -t))
+        point = torch.stack([x, y, z], 1)
+        normal = solid.normal(point, slot, owner)
+        lit = torch.ones_like(z)
         if self.shadows:
-            start = point + SHADOW_OFFSET * normal
-            blocked, _ = solid.first_hit((start[:, 0], start[:, 1], start[:, 2]), scene.light.detach(), 0.0)
+            start = (point + SHADOW_OFFSET * normal).unbind(1)
+            used = (scene.kind != EMPTY)[owner]
+            blocked, _ = solid.first_hit(owner, used, start, scene.light[owner].detach(), 0.0)
             lit = (blocked == math.inf).to(torch.float32)
-        image = shade(scene, normal, point, lit, mask)
-        square = (self.size, self.size)
-        return Frame(
-            image.unflatten(-1, square)[:, None],
-            normal.unflatten(-1, square),
-            z.unflatten(-1, square)[:, None],
-            mask.unflatten(-1, square)[:, None],
-        )
+        image = shade(scene[owner], normal, point, lit, torch.ones_like(z))
+
+        place, pixel = packed.flat(owner[:, None].expand_as(z)), pixel.flatten().index_select(0, ray)
+
+        def picture(channels: list[Tensor]) -> Tensor:
+            flat = z.new_zeros(len(scene) * len(channels) * self.size**2)
+            for i, values in enumerate(channels):
+                at = (place * len(channels) + i) * self.size**2 + pixel
+                flat = flat.scatter(0, at, packed.flat(values))
+            return flat.reshape(len(scene), len(channels), self.size, self.size)
+
+        return Frame(picture([image]), picture(list(normal.unbind(1))), picture([z]), picture([torch.ones_like(z)]))
+
+
+def _tiles(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Squares of `TILE` pixels that cover a frame.
+
+    Returns:
+        (T, P) int64 pixel numbers, those beyond the frame's edge replaced by the nearest within; (T, P) bool, whether
+        a pixel is within.
+    """
+    line = torch.arange(-(-size // TILE) * TILE, device=device).reshape(-1, TILE)
+    row, column = torch.broadcast_tensors(line[:, None, :, None], line[None, :, None, :])
+    pixel = row.clamp(max=size - 1) * size + column.clamp(max=size - 1)
+    return pixel.reshape(-1, TILE**2), ((row < size) & (column < size)).reshape(-1, TILE**2)
+
+
+class _Packing:
+    """The places of flat values in rows of `ROW`, each row of one group, padded with repetitions.
+
+    Attributes:
+        group: (R,) the group of each row.
+    """
+
+    def __init__(self, groups: Tensor) -> None:
+        """`groups` are those of the values, (N,) int64, values of one group side by side."""
+        group, count = groups.unique_consecutive(return_counts=True)
+        rows = (count + ROW - 1) // ROW
+        self.group = group.repeat_interleave(rows)
+        number = torch.arange(len(groups), device=groups.device)
+        gaps = (rows.cumsum(0) - rows) * ROW - (count.cumsum(0) - count)
+        self._place = number + gaps.repeat_interleave(count)
+        source = number.new_zeros(len(self.group) * ROW)
+        source[self._place] = number
+        self._source = source.cummax(0).values
+
+    def fill(self, values: Tensor) -> Tensor:
+        """(N,) to (R, P)."""
+        return values.index_select(0, self._source).reshape(-1, ROW)
+
+    def flat(self, values: Tensor) -> Tensor:
+        """(R, P) to (N,)."""
+        return values.flatten().index_select(0, self._place)
 
 
 class _Solid:
@@ -112,114 +171,113 @@ class _Solid:
         self.scene = scene
         self.inverse = inverse(scene.linear)
         self.adds = polarity(scene.operator) > 0
+        self.minus = scene.operator == DIFFERENCE
 
-    def first_hit(self, origin: Vector, direction: Tensor, start: float) -> tuple[Tensor, Tensor]:
-        """The first time each ray enters the solid after `start`, and the leaf whose surface it meets there.
+    @torch.no_grad()
+    def shows(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, L, T) bool: whether a leaf can be met in a tile, by its exact rectangle; x, y are (T, P)."""
+        scene = self.scene
+        low, high = extent(scene.kind, scene.size, scene.linear, scene.offset)
+        shows = (scene.kind != EMPTY)[..., None]
+        for axis, line in enumerate((x, y)):
+            above, below = line.amin(1) - MARGIN, line.amax(1) + MARGIN
+            shows = shows & (high[..., axis, None] >= above) & (low[..., axis, None] <= below)
+        return shows
+
+    def first_hit(
+        self, owner: Tensor, used: Tensor, origin: Vector, direction: Tensor, start: float
+    ) -> tuple[Tensor, Tensor]:
+        """The first time each ray enters its solid after `start`, and the leaf whose surface it meets there.
 
         Args:
-            origin: Three tensors (B or 1, P), view coordinates, outside the solid.
-            direction: (B, 3), one for all rays of an object.
+            owner: (R,) the object that a row of rays is for.
+            used: (R, L) bool, the leaves that the row can meet.
+            origin: Three tensors (R, P), view coordinates, outside the solid.
+            direction: (R, 3), one for all rays of a row.
             start: Parameter from which on hits count.
 
         Returns:
-            (B, P) parameter, infinity where the ray misses; (B, P) int64 leaf slot.
+            (R, P) parameter, infinity where the ray misses; (R, P) int8 leaf slot.
         """
-        scene = self.scene
-        batch, leaves = scene.kind.shape
-        pixels = origin[0].shape[1]
-        enter = direction.new_full((leaves, batch, pixels), math.inf)
-        leave = direction.new_full((leaves, batch, pixels), -math.inf)
+        scene, leaves = self.scene, used.shape[1]
+        shape = origin[0].shape
+        enter = direction.new_full((leaves, *shape), math.inf)
+        leave = direction.new_full((leaves, *shape), -math.inf)
+        kinds = scene.kind[owner].masked_fill(~used, EMPTY)
         for kind, interval in ((SPHERE, _sphere), (CUBE, _cube), (CONE, _cone), (TETRAHEDRON, _tetrahedron)):
-            row, slot = (scene.kind == kind).nonzero(as_tuple=True)
+            row, slot = (kinds == kind).nonzero(as_tuple=True)
             if len(row) == 0:
                 continue
-            m, size = self.inverse[row, slot][..., None, :], scene.size[row, slot, :, None]
-            o = tuple(
-                (x[row] if len(x) == batch else x) - c[:, None]
-                for x, c in zip(origin, scene.offset[row, slot].unbind(-1), strict=True)
-            )
-            d = direction[row]
-            local_o = tuple(m[:, a, :, 0] * o[0] + m[:, a, :, 1] * o[1] + m[:, a, :, 2] * o[2] for a in range(3))
+            at = owner[row]
+            m, d = self.inverse[at, slot], direction[row]
+            c, size = scene.offset[at, slot, :, None], scene.size[at, slot, :, None]
+            o = [origin[a].index_select(0, row) - c[:, a] for a in range(3)]
+            local_o = tuple(m[:, a, :1] * o[0] + m[:, a, 1:2] * o[1] + m[:, a, 2:] * o[2] for a in range(3))
             local_d = tuple(
-                m[:, a, :, 0] * d[:, :1] + m[:, a, :, 1] * d[:, 1:2] + m[:, a, :, 2] * d[:, 2:] for a in range(3)
+                m[:, a, :1] * d[:, :1] + m[:, a, 1:2] * d[:, 1:2] + m[:, a, 2:] * d[:, 2:] for a in range(3)
             )
             t_in, t_out = interval(local_o, local_d, size)
             misses = t_in >= t_out
             enter[slot, row] = t_in.masked_fill_(misses, math.inf)
             leave[slot, row] = t_out.masked_fill_(misses, -math.inf)
 
-        best = direction.new_full((batch, pixels), math.inf)
-        which = torch.zeros(batch, pixels, dtype=torch.int64, device=best.device)
-        used = scene.kind != EMPTY
+        best = direction.new_full(shape, math.inf)
+        which = torch.zeros(shape, dtype=torch.int8, device=best.device)
         for leaf in range(leaves):
             rows = used[:, leaf].nonzero()[:, 0]
             if len(rows) == 0:
                 continue
-            adds = self.adds[rows, leaf, None]
-            t = torch.where(adds, enter[leaf, rows], leave[leaf, rows])
-            inside = [
-                (enter[other, rows] <= t) & (t < leave[other, rows]) if bool(used[rows, other].any()) else None
-                for other in range(leaves)
-            ]
-            inside[leaf] = adds.expand_as(t) & (t < math.inf)
-            solid = self._combine(inside, rows)
-            better = solid & (t > start) & (t < best[rows])
-            best[rows] = torch.where(better, t, best[rows])
-            which[rows] = torch.where(better, leaf, which[rows])
+            adds, minus = self.adds[owner[rows], leaf, None], self.minus[owner[rows]]
+            t_in, t_out = enter[leaf].index_select(0, rows), leave[leaf].index_select(0, rows)
+            t = torch.where(adds, t_in, t_out)
+            inside: list[Tensor | None] = [None] * leaves
+            for other in used[rows].any(0).nonzero()[:, 0].tolist():
+                t_in, t_out = enter[other].index_select(0, rows), leave[other].index_select(0, rows)
+                inside[other] = (t_in <= t) & (t < t_out)
+            inside[leaf] = adds & (t < math.inf)
+            so_far = best.index_select(0, rows)
+            better = _combine(inside, minus) & (t > start) & (t < so_far)
+            best[rows] = torch.where(better, t, so_far)
+            which[rows] = which.index_select(0, rows).masked_fill_(better, leaf)
         return best, which
 
-    def _combine(self, inside: list[Tensor | None], rows: Tensor) -> Tensor:
-        """Evaluate the tree bottom-up on (B, P) memberships of its leaves; None is nowhere inside."""
-        while len(inside) > 1:
-            first = len(inside) // 2 - 1  # heap index of the level above
-            level = []
-            for i, (left, right) in enumerate(zip(inside[::2], inside[1::2], strict=True)):
-                if right is None or left is None:
-                    level.append(left)
-                    continue
-                minus = (self.scene.operator[rows, first + i] == DIFFERENCE)[:, None]
-                level.append((left | (right & ~minus)) & ~(right & minus))
-            inside = level
-        assert inside[0] is not None  # the leftmost leaf is never empty
-        return inside[0]
+    def normal(self, point: Tensor, leaf: Tensor, owner: Tensor) -> Tensor:
+        """Unit normals (R, 3, P) of the surface at points (R, 3, P), each row on one leaf (R,) of an object (R,)."""
+        m = self.inverse[owner, leaf]
+        o = [point[:, a] - self.scene.offset[owner, leaf, a, None] for a in range(3)]
+        local = torch.stack([m[:, a, :1] * o[0] + m[:, a, 1:2] * o[1] + m[:, a, 2:] * o[2] for a in range(3)], 1)
+        kind, size = self.scene.kind[owner, leaf], self.scene.size[owner, leaf]
+        gradient = local.clone()  # a sphere's
+        for solid, outward in ((CUBE, _cube_outward), (CONE, _cone_outward), (TETRAHEDRON, _tetrahedron_outward)):
+            at = (kind == solid).nonzero()[:, 0]
+            gradient[at] = outward(local[at], size[at, :, None])
+        n = gradient.unbind(1)  # through the inverse transpose
+        g = [m[:, 0, a, None] * n[0] + m[:, 1, a, None] * n[1] + m[:, 2, a, None] * n[2] for a in range(3)]
+        length = (g[0] * g[0] + g[1] * g[1] + g[2] * g[2]).sqrt().clamp(min=1e-20)
+        sign = torch.where(self.adds[owner, leaf], 1.0, -1.0)[:, None]
+        return torch.stack(g, 1) * (sign / length)[:, None]
 
-    def normal(self, point: Tensor, leaf: Tensor, found: Tensor) -> Tensor:
-        """Unit normals (B, 3, P) of the surface at points (B, 3, P) on leaves (B, P); zero where nothing was found."""
-        scene = self.scene
-        row, pixel = found.nonzero(as_tuple=True)
-        slot = leaf[row, pixel]
-        kind, size, m = scene.kind[row, slot], scene.size[row, slot], self.inverse[row, slot]
-        o = point[row, :, pixel] - scene.offset[row, slot]
-        p = (m * o[:, None]).unbind(-1)
-        local = p[0] + p[1] + p[2]
-        gradient = torch.where((kind == SPHERE)[:, None], local, 0.0)
 
-        at = (kind == CUBE).nonzero()[:, 0]
-        gradient[at] = _one_hot(local[at].abs().argmax(-1), 3) * local[at].sign()
+def _combine(inside: list[Tensor | None], minus: Tensor) -> Tensor:
+    """Evaluate trees bottom-up on (R, P) memberships of their leaves, None where no row is inside.
 
-        at = (kind == CONE).nonzero()[:, 0]
-        bottom, top, half = size[at].unbind(-1)
-        x, y, z = local[at].unbind(-1)
-        slope = (top - bottom) / (2 * half)
-        radius = (x * x + y * y).sqrt()
-        # Of the two constraints, the surface is where the distance is closer to zero.
-        side = (radius - (bottom + top) / 2 - slope * z) / (1 + slope * slope).sqrt()
-        cap = z.abs() - half
-        on_side = torch.stack([x, y, -slope * radius], -1)
-        on_cap = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z.sign()], -1)
-        gradient[at] = torch.where((side > cap)[:, None], on_side, on_cap)
-
-        at = (kind == TETRAHEDRON).nonzero()[:, 0]
-        corners = torch.tensor(TETRAHEDRON_CORNERS, device=point.device)
-        heights = torch.stack([local[at, 0] * c[0] + local[at, 1] * c[1] + local[at, 2] * c[2] for c in corners], -1)
-        gradient[at] = -corners[heights.argmin(-1)]
-
-        g = gradient[:, 0:1] * m[:, 0] + gradient[:, 1:2] * m[:, 1] + gradient[:, 2:3] * m[:, 2]  # inverse transpose
-        length = (g[:, 0:1] ** 2 + g[:, 1:2] ** 2 + g[:, 2:3] ** 2).sqrt().clamp(min=1e-20)
-        sign = torch.where(self.adds[row, slot], 1.0, -1.0)[:, None]
-        normal = torch.zeros_like(point)
-        normal[row, :, pixel] = sign * g / length
-        return normal
+    `minus` is (R, L - 1), whether an inner node is a difference.
+    """
+    while len(inside) > 1:
+        first = len(inside) // 2 - 1  # heap index of the level above
+        level = []
+        for i, (left, right) in enumerate(zip(inside[::2], inside[1::2], strict=True)):
+            if right is None:
+                level.append(left)
+                continue
+            subtracts = minus[:, first + i, None]
+            if left is None:
+                level.append(right & ~subtracts)
+            else:
+                level.append((left | right) ^ (right & subtracts))
+        inside = level
+    assert inside[0] is not None  # the leaf in question is never None
+    return inside[0]
 
 
 def inverse(matrix: Tensor) -> Tensor:
@@ -228,10 +286,6 @@ def inverse(matrix: Tensor) -> Tensor:
     bc, ca, ab = torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)
     determinant = a[..., 0] * bc[..., 0] + a[..., 1] * bc[..., 1] + a[..., 2] * bc[..., 2]
     return torch.stack([bc, ca, ab], -1) / determinant[..., None, None]
-
-
-def _one_hot(index: Tensor, count: int) -> Tensor:
-    return (index[:, None] == torch.arange(count, device=index.device)).to(torch.float32)
 
 
 # Each of these takes rays in a primitive's own coordinates, origin (n, P) and direction (n, 1), and its size (n, 3, 1),
@@ -296,3 +350,37 @@ def _cone(o: Vector, d: Vector, size: Tensor) -> tuple[Tensor, Tensor]:
     t_out = torch.minimum(t_out, torch.where(convex, far, torch.where(rate > 0, math.inf, near)))
     # No roots: a flat ray misses, a steep one stays inside.
     return t_in, torch.where((discriminant < 0) & convex, -math.inf, t_out)
+
+
+# And these take points (n, 3, P) on a primitive's surface and return vectors along its outward normals.
+
+
+def _cube_outward(point: Tensor, size: Tensor) -> Tensor:
+    x, y, z = point.abs().unbind(1)
+    on_x = (x >= y) & (x >= z)
+    on_y = ~on_x & (y >= z)
+    return torch.where(torch.stack([on_x, on_y, ~on_x & ~on_y], 1), point.sign(), 0.0)
+
+
+def _cone_outward(point: Tensor, size: Tensor) -> Tensor:
+    x, y, z = point.unbind(1)
+    bottom, top, half = size.unbind(1)
+    slope = (top - bottom) / (2 * half)
+    radius = (x * x + y * y).sqrt()
+    # Of the two constraints, the surface is where the distance is closer to zero.
+    side = (radius - (bottom + top) / 2 - slope * z) / (1 + slope * slope).sqrt()
+    cap = z.abs() - half
+    flat = torch.zeros_like(z)
+    on_side, on_cap = torch.stack([x, y, -slope * radius], 1), torch.stack([flat, flat, z.sign()], 1)
+    return torch.where((side > cap)[:, None], on_side, on_cap)
+
+
+def _tetrahedron_outward(point: Tensor, size: Tensor) -> Tensor:
+    lowest, outward = torch.full_like(point[:, 0], math.inf), torch.zeros_like(point)
+    for corner in TETRAHEDRON_CORNERS:
+        height = point[:, 0] * corner[0] + point[:, 1] * corner[1] + point[:, 2] * corner[2]
+        # On the face opposite this corner, as far as is known.
+        opposite = (height < lowest)[:, None]
+        outward = torch.where(opposite, -point.new_tensor(corner)[:, None], outward)
+        lowest = torch.minimum(height, lowest)
+    return outward

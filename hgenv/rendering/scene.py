@@ -6,6 +6,7 @@ S x S pixels shows [-1, 1] x [-1, 1]; pixel (row i, column j) is sampled at x = 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -88,6 +89,27 @@ def polarity(operator: Tensor) -> Tensor:
         inner += level.shape[1]
         sign = torch.stack([sign, torch.where(level == DIFFERENCE, -sign, sign)], -1).flatten(1)
     return sign
+
+
+def extent(kind: Tensor, size: Tensor, linear: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact lower and upper bounds of primitives along x, y, z of the view, (B, L, 3); of empty ones: anything.
+
+    The arguments are those of `Scene`.
+    """
+    axis = linear  # row a is the view's axis a, seen from the primitive
+    size = size[:, :, None]
+    flat, up = axis[..., :2].norm(dim=-1), axis[..., 2]
+    bottom, top, half = size[..., 0], size[..., 1], size[..., 2] * up
+    corners = torch.tensor(TETRAHEDRON_CORNERS, dtype=axis.dtype, device=axis.device) / (2 * math.sqrt(2))
+    reach = torch.stack([axis[..., 0] * c[0] + axis[..., 1] * c[1] + axis[..., 2] * c[2] for c in corners], -1)
+    ball, box = size[..., 0] * axis.norm(dim=-1), size[..., 0] * axis.abs().sum(-1)
+    kind = kind[..., None]
+    high = torch.where(kind == SPHERE, ball, box)
+    high = torch.where(kind == CONE, torch.maximum(flat * bottom - half, flat * top + half), high)
+    high = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amax(-1), high)
+    low = torch.where(kind == CONE, torch.minimum(-flat * bottom - half, -flat * top + half), -high)
+    low = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amin(-1), low)
+    return low + offset, high + offset
 
 
 @dataclass(frozen=True)
