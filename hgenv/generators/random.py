@@ -27,9 +27,9 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def hash_integers(seeds: Tensor, count: int) -> Tensor:
-    """`count` well-mixed int64 numbers for each seed, (B,) to (B, count)."""
+    """`count` well-mixed int64 numbers for each seed, (B,) to (B, count), those of one slot side by side in memory."""
     slots = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
-    return _mix(_mix(seeds.to(torch.int64) + _GAMMA)[:, None] + slots * _GAMMA)
+    return _mix(_mix(seeds.to(torch.int64) + _GAMMA) + slots[:, None] * _GAMMA).T
 
 
 def uniforms(seeds: Tensor, count: int) -> Tensor:

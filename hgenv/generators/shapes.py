@@ -127,13 +127,9 @@ class ShapeGenerator:
 
 def _geometry(shape: grammar.Shape) -> dict[str, Tensor]:
     """The geometric fields of a `Scene`, in single precision."""
-    return {
-        "kind": shape.kind,
-        "size": shape.size.float(),
-        "linear": shape.linear.float(),
-        "offset": shape.offset.float(),
-        "operator": shape.operator,
-    }
+    single = {name: getattr(shape, name).float() for name in ("size", "linear", "offset")}
+    geometry = {"kind": shape.kind, "operator": shape.operator} | single
+    return {name: values.contiguous() for name, values in geometry.items()}
 
 
 def _light(look: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:

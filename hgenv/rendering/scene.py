@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -96,19 +97,17 @@ def extent(kind: Tensor, size: Tensor, linear: Tensor, offset: Tensor) -> tuple[
 
     The arguments are those of `Scene`.
     """
-    axis = linear  # row a is the view's axis a, seen from the primitive
-    size = size[:, :, None]
-    flat, up = axis[..., :2].norm(dim=-1), axis[..., 2]
-    bottom, top, half = size[..., 0], size[..., 1], size[..., 2] * up
-    corners = torch.tensor(TETRAHEDRON_CORNERS, dtype=axis.dtype, device=axis.device) / (2 * math.sqrt(2))
-    reach = torch.stack([axis[..., 0] * c[0] + axis[..., 1] * c[1] + axis[..., 2] * c[2] for c in corners], -1)
-    ball, box = size[..., 0] * axis.norm(dim=-1), size[..., 0] * axis.abs().sum(-1)
+    a, b, c = linear.unbind(-1)  # of each axis of the view, as the primitive sees it
+    bottom, top, half = size[:, :, None].unbind(-1)
+    flat, tall = (a * a + b * b).sqrt(), half * c
+    ball, box = bottom * (a * a + b * b + c * c).sqrt(), bottom * (a.abs() + b.abs() + c.abs())
+    corners = [bottom / (2 * math.sqrt(2)) * (a * x + b * y + c * z) for x, y, z in TETRAHEDRON_CORNERS]
     kind = kind[..., None]
     high = torch.where(kind == SPHERE, ball, box)
-    high = torch.where(kind == CONE, torch.maximum(flat * bottom - half, flat * top + half), high)
-    high = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amax(-1), high)
-    low = torch.where(kind == CONE, torch.minimum(-flat * bottom - half, -flat * top + half), -high)
-    low = torch.where(kind == TETRAHEDRON, size[..., 0] * reach.amin(-1), low)
+    high = torch.where(kind == CONE, torch.maximum(flat * bottom - tall, flat * top + tall), high)
+    low = torch.where(kind == CONE, torch.minimum(-flat * bottom - tall, -flat * top + tall), -high)
+    high = torch.where(kind == TETRAHEDRON, reduce(torch.maximum, corners), high)
+    low = torch.where(kind == TETRAHEDRON, reduce(torch.minimum, corners), low)
     return low + offset, high + offset
 
 

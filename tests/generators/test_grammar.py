@@ -63,7 +63,7 @@ def test_a_component_moves_its_own_draws_and_no_other(component: int) -> None:
         changed = (getattr(before, discrete) != getattr(after, discrete)).float().mean()
         assert 0 < changed < 0.01
     if "size" in moved and name != "primitive":
-        same_kind = (before.size - after.size).abs().amax(-1)
+        same_kind = (before.size - after.size).abs().amax(0)
         assert same_kind.max() < 0.02
         expected = {"sphere": SPHERE, "cube": CUBE, "cone": CONE, "tetrahedron": TETRAHEDRON}[name]
         assert (same_kind[before.kind != expected] == 0).all()
@@ -77,9 +77,9 @@ def test_frequencies_follow_the_probabilities() -> None:
     draws = draws_of(beta, 4000)
     error = 4 * 0.5 / math.sqrt(4000)
     for kind, probability in enumerate([0.4, 0.3, 0.2, 0.1]):
-        assert abs(float((draws.kind[:, 0] == kind).float().mean()) - probability) < error
-    assert abs(float((draws.operator[:, 0] == DIFFERENCE).float().mean()) - 0.3) < error
-    assert abs(float(draws.expand[:, 0].float().mean()) - 0.6) < error
+        assert abs(float((draws.kind[0] == kind).float().mean()) - probability) < error
+    assert abs(float((draws.operator[0] == DIFFERENCE).float().mean()) - 0.3) < error
+    assert abs(float(draws.expand[0].float().mean()) - 0.6) < error
     leaves = (grammar.build(draws, DEPTH).kind != EMPTY).sum(1)
     # Expected leaves of the branching process cut at depth 3: m(h) = (1 - p) + 2 p m(h - 1), m(0) = 1.
     mean = 1.0
@@ -91,8 +91,8 @@ def test_frequencies_follow_the_probabilities() -> None:
 
 def membership(draws: grammar.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
     """Which points (n, 3) of the node's own frame are inside it: the grammar by plain recursion."""
-    if not draws.expand[sample, node]:
-        kind, size = int(draws.kind[sample, node]), draws.size[sample, node].numpy()
+    if not draws.expand[node, sample]:
+        kind, size = int(draws.kind[node, sample]), draws.size[:, node, sample].numpy()
         if kind == SPHERE:
             return (points**2).sum(1) < size[0] ** 2
         if kind == CUBE:
@@ -105,20 +105,20 @@ def membership(draws: grammar.Draws, sample: int, node: int, points: np.ndarray)
         return (weights > 0).all(0)
     left, right = 2 * node + 1, 2 * node + 2
     first = left
-    while draws.expand[sample, first]:
+    while draws.expand[first, sample]:
         first = 2 * first + 1
     # attach: march from the first primitive's centre until it is left.
-    direction = draws.direction[sample, right].numpy()
+    direction = draws.direction[:, right, sample].numpy()
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
         inside = membership(draws, sample, first, middle * direction[None])[0]
         low, high = (middle, high) if inside else (low, middle)
-    matrix = draws.rotation[sample, right].numpy() * draws.scale[sample, right].numpy()
-    moved = low * direction + draws.translation[sample, right].numpy()
+    matrix = draws.rotation[..., right, sample].numpy() * draws.scale[:, right, sample].numpy()
+    moved = low * direction + draws.translation[:, right, sample].numpy()
     a = membership(draws, sample, left, points)
     b = membership(draws, sample, right, np.linalg.solve(matrix, (points - moved).T).T)
-    return a & ~b if draws.operator[sample, node] == DIFFERENCE else a | b
+    return a & ~b if draws.operator[node, sample] == DIFFERENCE else a | b
 
 
 def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
