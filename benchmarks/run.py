@@ -29,6 +29,8 @@ from typing import Any
 import gymnasium
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,6 +43,7 @@ from hgenv.accounting import COUNTS, RESOURCES, Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError
 from hgenv.env import DataGenEnv, Status
+from hgenv.memory import keep_memory
 from hgenv.rendering.scene import RenderError
 from hgenv.workers import WorkerError
 
@@ -499,10 +502,13 @@ def _commit() -> str | None:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
-def main(config: DictConfig) -> None:
+def main(_: DictConfig) -> None:
     """Run from the command line."""
+    keep_memory()
+    overrides = list(HydraConfig.get().overrides.task)
+    GlobalHydra.instance().clear()
     try:
-        run(config, " ".join(["python -m benchmarks.run", *sys.argv[1:]]))
+        run(compose(overrides), " ".join(["python -m benchmarks.run", *sys.argv[1:]]))
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

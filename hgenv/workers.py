@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import pickle
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .learning.unroll import TrainingState
+from .memory import keep_memory
 
 if TYPE_CHECKING:
     from .env import DataGenEnv, Outcome
@@ -87,23 +87,12 @@ def _tensors(state: TrainingState) -> list[Tensor]:
 _env: DataGenEnv
 _flat: Tensor
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h
-_MOST = 2**30
-
 
 def _start(env: DataGenEnv, flat: Tensor) -> None:
     global _env, _flat  # a process of its own; the pool's initializer has no other place to leave it
     torch.set_num_threads(1)
-    _keep_memory()
+    keep_memory()
     _env, _flat = env, flat
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what a probe frees: giving it back and faulting it in again took a fifth of a worker's time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # elsewhere there is no such function, and maybe no need
-    if mallopt is not None:
-        mallopt(_TRIM_THRESHOLD, _MOST)
-        mallopt(_MMAP_THRESHOLD, _MOST)
 
 
 def _probe(job: tuple[int, int, int, list[float]]) -> tuple[Outcome, dict[str, Any]]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from hgenv.datasets import ict_facekit, standin_faces
 from hgenv.datasets.morphable import LEAST, MorphableModel, principal_textures
 from hgenv.generators.faces import FaceGenerator
+from hgenv.memory import keep_memory
 from hgenv.rendering import gl
 from hgenv.rendering.scene import RenderError
 from hgenv.rendering.skin import shade_skin
@@ -147,6 +148,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
+    keep_memory()  # as in a run
     model = made_model() if arguments.ict is None else ict_facekit.load(arguments.ict, radius=None)
     speed = measure(model, arguments.images, arguments.repetitions)
     print(

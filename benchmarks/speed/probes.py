@@ -20,6 +20,7 @@ import torch
 
 import hgenv  # noqa: F401 - registers the environments
 from hgenv.env import DataGenEnv
+from hgenv.memory import keep_memory
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="rounds after the warm-up (default: 5)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()  # as in a run
     counts = [0, *map(int, arguments.workers.split(","))]
     envs: dict[int, DataGenEnv] = {}
     for count in counts:

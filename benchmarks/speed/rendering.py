@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 
 from hgenv.generators.shapes import ShapeGenerator
+from hgenv.memory import keep_memory
 from hgenv.rendering.analytic import AnalyticRenderer
 from hgenv.rendering.gl import PyrenderRenderer
 from hgenv.rendering.mesh import MeshRenderer
@@ -94,6 +95,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
+    keep_memory()  # as in a run
 
     generator = ShapeGenerator(lit=True)
     scene = generator.scene(generator.space.initial.expand(arguments.images, -1), torch.arange(arguments.images))

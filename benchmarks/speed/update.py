@@ -17,6 +17,7 @@ import torch
 
 import hgenv  # noqa: F401 - registers the environments
 from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
+from hgenv.memory import keep_memory
 from optimizers import REGISTRY
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds for each optimizer (default: 20)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()  # as in a run
     print(
         f"hgenv/ShapeNormalsLit-v0, stand-in, {arguments.seconds:g} CPU seconds each; {os.cpu_count()} cores, 1 thread"
     )

@@ -134,8 +134,9 @@ def draw(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Draws:
     expand = u[0] < beta["expand"]
     expand[nodes // 2 :] = False
     exists = torch.ones_like(expand)
-    for node in range(1, nodes):
-        exists[node] = exists[(node - 1) // 2] & expand[(node - 1) // 2]
+    for level in range(depth):
+        inner = slice(2**level - 1, 2 ** (level + 1) - 1)
+        exists[2 * inner.start + 1 : 2 * inner.stop + 1] = (exists[inner] & expand[inner]).repeat_interleave(2, 0)
     kind = torch.zeros_like(expand, dtype=torch.int64)
     for bound in beta["primitive"].cumsum(0)[:3]:
         kind += u[2] > bound
