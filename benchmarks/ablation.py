@@ -136,6 +136,26 @@ def component_groups(env: DataGenEnv) -> dict[str, Tensor]:
     return {"all": torch.ones(space.dimension, dtype=torch.bool)} | kinds
 
 
+def head(config: dict[str, Any], options: argparse.Namespace, arguments: list[str]) -> list[str]:
+    """What the table is about, line by line."""
+    env = config["env"]
+    size = f"{env['unroll_steps']} x {env['batch_size']}"
+    return [
+        f"# Estimates of dL/dbeta: {records.environment_label(config)}, K x B = {size}",
+        "",
+        f"After {options.warm} updates at the initial beta. The reference is central differences of L, sigma "
+        f"{options.sigma}, coordinate by coordinate, mean of {options.references} draws of sample seeds. A row: mean "
+        f"cosine of one estimate to it ({options.draws} draws), over all components and by group, and in brackets the "
+        "estimate's noise (root of its mean square over draws) in lengths of the reference; cosine of the mean of "
+        "all draws to it; mean cosine between two draws; CPU + GPU seconds of one beyond the step behind it. The "
+        "reference has noise too: its halves agree only so far, and an exact estimate would have the cosine in the "
+        "line after that.",
+        "",
+        f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
+        "",
+    ]
+
+
 def report(rows: list[dict[str, Any]], groups: dict[str, Tensor]) -> list[str]:
     """The table of what `rows` say, line by line."""
     found: dict[str, list[Tensor]] = {}
@@ -156,11 +176,16 @@ def report(rows: list[dict[str, Any]], groups: dict[str, Tensor]) -> list[str]:
         "| what an exact estimate would have | " + " | ".join(f"{c:.2f}" for c in ceilings) + " | | | |",
     ]
     for name, estimates in found.items():
-        single = [sum(cosine(e[g], reference[g]) for e in estimates) / len(estimates) for g in groups.values()]
-        mean = cosine(torch.stack(estimates).mean(0), reference)
+        drawn, mean = torch.stack(estimates), torch.stack(estimates).mean(0)
+        scatter = (drawn - mean).square().sum(0) / (len(drawn) - 1)
+        cells = []
+        for g in groups.values():
+            single = sum(cosine(e[g], reference[g]) for e in estimates) / len(estimates)
+            noise = float(scatter[g].sum().sqrt() / reference[g].norm())
+            cells.append(f"{single:.2f} ({noise:.2g})")
         pairs = [cosine(a, b) for i, a in enumerate(estimates) for b in estimates[:i]]
-        cells = [*single, mean, sum(pairs) / len(pairs), sum(costs[name]) / len(estimates)]
-        lines.append(f"| {name} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
+        more = (cosine(mean, reference), sum(pairs) / len(pairs), sum(costs[name]) / len(estimates))
+        lines.append(f"| {name} | " + " | ".join([*cells, *(f"{c:.2f}" for c in more)]) + " |")
     return lines
 
 
@@ -193,22 +218,7 @@ def main(arguments: list[str]) -> None:
                 add(name, draw, gradient, cost)
         for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
             add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
-    env = config["env"]
-    text = [
-        f"# Estimates of dL/dbeta: {records.environment_label(config)}, K x B = "
-        f"{env['unroll_steps']} x {env['batch_size']}",
-        "",
-        f"After {options.warm} updates at the initial beta. The reference is central differences of L, sigma "
-        f"{options.sigma}, coordinate by coordinate, mean of {options.references} draws of sample seeds. A row: mean "
-        f"cosine of one estimate to it ({options.draws} draws), over all components and by group; cosine of the mean "
-        "of all draws to it; mean cosine between two draws; CPU + GPU seconds of one beyond the step behind it. The "
-        "reference has noise too: its halves agree only so far, and an exact estimate would have the cosine in the "
-        "line after that.",
-        "",
-        f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
-        "",
-        *report(rows, component_groups(bench.env)),
-    ]
+    text = [*head(config, options, arguments), *report(rows, component_groups(bench.env))]
     records.write(options.out / "report.md", "\n".join(text) + "\n")
     print("\n".join(text))
 
