@@ -255,3 +255,13 @@ def test_shading_for_autograd_gives_the_same_frames_and_the_torch_forms_derivati
         gradients.append(torch.autograd.grad(frame.image.sum(), list(leaves.values())))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-2 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_what_lies_beyond_the_frame_leaves_it_empty(size: int) -> None:
+    scene = random_scene(3)
+    away = replace(scene, offset=scene.offset + torch.tensor([0.0, 4.0, 0.0]))
+    for form in (AnalyticRenderer(size), AnalyticRenderer(size).render_torch):
+        for pictures in vars(form(away)).values():
+            assert not pictures.any()
+        assert form(scene).mask.any()
