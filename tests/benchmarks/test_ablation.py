@@ -29,7 +29,7 @@ def test_report_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 6 + 4 * len(ablation.ESTIMATORS)
     report = (tmp_path / "report.md").read_text()
-    cell = r"([-0-9.]+) \(([0-9.e+]+)\)"
+    cell = r"([-0-9.]+) / [-0-9.]+ \(([0-9.e+]+)\)"
     exact = re.search(rf"\| hybrid, all coordinates, exact light \| {cell} \|", report)
     noisy = re.search(rf"\| basic random search, 2 pairs, sigma 0.1 \| {cell} \|", report)
     assert exact is not None
