@@ -201,8 +201,11 @@ class _Solid:
         """
         scene, leaves = self.scene, used.shape[1]
         shape = origin[0].shape
-        enter = direction.new_full((leaves, *shape), math.inf)
-        leave = direction.new_full((leaves, *shape), -math.inf)
+        # What a row meets of a leaf stands at pair[leaf, row] of enter and leave; 0 is nothing.
+        enter = [direction.new_full((1, shape[1]), math.inf)]
+        leave = [direction.new_full((1, shape[1]), -math.inf)]
+        pair = torch.zeros(leaves, len(owner), dtype=torch.int64, device=owner.device)
+        count = 1
         kinds = scene.kind[owner].masked_fill(~used, EMPTY)
         for kind, interval in ((SPHERE, _sphere), (CUBE, _cube), (CONE, _cone), (TETRAHEDRON, _tetrahedron)):
             row, slot = (kinds == kind).nonzero(as_tuple=True)
@@ -218,9 +221,16 @@ class _Solid:
             )
             t_in, t_out = interval(local_o, local_d, size)
             misses = t_in >= t_out
-            enter[slot, row] = t_in.masked_fill_(misses, math.inf)
-            leave[slot, row] = t_out.masked_fill_(misses, -math.inf)
+            enter.append(t_in.masked_fill_(misses, math.inf))
+            leave.append(t_out.masked_fill_(misses, -math.inf))
+            pair[slot, row] = torch.arange(count, count + len(row), device=owner.device)
+            count += len(row)
 
+        def interval_of(leaf: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+            at = pair[leaf, rows]
+            return entered.index_select(0, at), left.index_select(0, at)
+
+        entered, left = torch.cat(enter), torch.cat(leave)
         best = direction.new_full(shape, math.inf)
         which = torch.zeros(shape, dtype=torch.int8, device=best.device)
         for leaf in range(leaves):
@@ -228,11 +238,10 @@ class _Solid:
             if len(rows) == 0:
                 continue
             adds, minus = self.adds[owner[rows], leaf, None], self.minus[owner[rows]]
-            t_in, t_out = enter[leaf].index_select(0, rows), leave[leaf].index_select(0, rows)
-            t = torch.where(adds, t_in, t_out)
+            t = torch.where(adds, *interval_of(leaf, rows))
             inside: list[Tensor | None] = [None] * leaves
             for other in used[rows].any(0).nonzero()[:, 0].tolist():
-                t_in, t_out = enter[other].index_select(0, rows), leave[other].index_select(0, rows)
+                t_in, t_out = interval_of(other, rows)
                 inside[other] = (t_in <= t) & (t < t_out)
             inside[leaf] = adds & (t < math.inf)
             so_far = best.index_select(0, rows)
