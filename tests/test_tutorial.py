@@ -1,9 +1,15 @@
-"""The tutorial is run as it is written."""
+"""The tutorial and the README are run as they are written; their long commands at least make sense."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import expand
+from benchmarks.run import compose
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "TUTORIAL.md").read_text()
@@ -28,3 +34,22 @@ def test_the_tutorial_runs_and_its_environment_conforms(tmp_path: Path) -> None:
     # What the kit is said to say is what it says.
     (said,) = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)
     assert said in result.stdout
+
+
+def test_the_readmes_code_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "shape.glb").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("path", ["README.md", "benchmarks/results/README.md"])
+def test_the_settings_in_commands_exist(path: str) -> None:
+    text = (ROOT / path).read_text().replace("\\\n", " ").replace("seed=$seed", "seed=0")
+    commands = re.findall(r"python -m benchmarks\.(?:run|compare) ([^`\n\"#]*=[^`\n\"#]*)", text)
+    assert len(commands) >= 3
+    for command in commands:
+        overrides = [part for part in shlex.split(command) if "=" in part and not part.startswith("workers=")]
+        for combination in expand(overrides):
+            compose(combination)
