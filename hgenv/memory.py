@@ -11,8 +11,8 @@ _MOST, _MOST_OF_OLDER = 2**30, 2**25  # glibc before 2.35 refuses to keep single
 def keep_memory() -> None:
     """Have glibc keep what this process frees, up to a GiB, for the next allocation; elsewhere without effect.
 
-    By default large tensors go back to the system when they are freed, and come back page by page: a tenth to a fifth
-    of an update. For processes of one's own: runs, worker processes.
+    By default large tensors go back to the system when they are freed, and come back page by page, at every update.
+    For processes of one's own: runs, worker processes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
