@@ -13,7 +13,7 @@ from ..batch import Batch
 from ..decision import Block, DecisionSpace, block
 from ..rendering.analytic import AnalyticRenderer
 from ..rendering.scene import Frame, Renderer, RenderError, Scene
-from . import grammar
+from . import grammar, grammar_numba
 from .random import normals, uniforms
 
 T = TypeVar("T", Scene, Frame)
@@ -119,8 +119,8 @@ class ShapeGenerator:
         count = grammar.numbers_needed(self.depth)
         numbers = uniforms(seeds, LIGHT_NUMBERS + count)
         # Autograd sees the render block alone: what moves silhouettes has no derivative here.
-        draws = grammar.draw(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
-        shape = grammar.build(draws, self.depth)
+        make = grammar_numba.shapes if numbers.device.type == "cpu" else grammar.shapes
+        shape = make(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
         look = self.space.split(betas) if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
 

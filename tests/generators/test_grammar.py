@@ -6,8 +6,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hgenv.generators import grammar
+from hgenv.generators import grammar, grammar_numba
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import LIGHT_NUMBERS, ShapeGenerator
 from hgenv.rendering.analytic import AnalyticRenderer
@@ -87,6 +89,23 @@ def test_frequencies_follow_the_probabilities() -> None:
         mean = 0.4 + 1.2 * mean
     assert leaves.max() == 8
     assert abs(float(leaves.float().mean()) - mean) < 4 * float(leaves.float().std()) / math.sqrt(4000)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(depth=st.integers(0, 5), seed=st.integers(0, 2**62), corner=st.booleans())
+def test_the_compiled_form_makes_the_same_shapes(depth: int, seed: int, corner: bool) -> None:
+    samples = 20
+    fraction = torch.rand(samples, SPACE.dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    beta = SPACE.split(SPACE.project(SPACE.unscale(fraction.round() if corner else fraction)))
+    numbers = uniforms(seed + torch.arange(samples), grammar.numbers_needed(depth))
+    ours, theirs = grammar_numba.shapes(beta, numbers, depth), grammar.shapes(beta, numbers, depth)
+    assert torch.equal(ours.kind, theirs.kind)
+    assert torch.equal(ours.operator, theirs.operator)
+    for name in ("size", "linear", "offset"):
+        # What stands in empty slots is nobody's business, but finite.
+        assert getattr(ours, name).isfinite().all()
+        a, b = (getattr(shape, name)[theirs.kind != EMPTY] for shape in (ours, theirs))
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
 def membership(draws: grammar.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
