@@ -24,6 +24,7 @@ _compiled = njit(cache=True, nogil=True, error_model="numpy")
 _NAMES = [b.name for b in shape_blocks()]
 # As an argument: numba's cache does not see constants of another file change.
 _CODES = (SPHERE, CUBE, CONE, TETRAHEDRON, EMPTY, UNION, DIFFERENCE)
+_NORMAL = [3, 4, 5, 8, 9, 10, 14, 15, 16]  # which of a node's numbers become normal ones: sizes, translation, scale
 _EDGE = 4 / math.sqrt(6)  # of a tetrahedron whose corners lie at distance 1
 
 
@@ -46,7 +47,8 @@ def shapes(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Shape:
     )
     values = torch.cat([beta[name] for name in _NAMES], -1).numpy()
     outputs = [getattr(shape, name).numpy() for name in ("kind", "size", "linear", "offset", "operator")]
-    _shapes(values, u.numpy(), normals(u[:, 3:]).numpy(), depth, FIT, _CODES, *outputs)
+    z = normals(u[:, _NORMAL])
+    _shapes(values, u.numpy(), z.numpy(), depth, FIT, _CODES, *outputs)
     return shape
 
 
@@ -117,8 +119,8 @@ def _place(p, u, z, depth, codes, kinds, sizes, signs, frames, origins, turn, po
         _surface_point(kinds[first], sizes[first], u[right], codes, point)
         _rotation(u[right], turn)
         for j in range(3):
-            point[j] += p[7 + j] + p[10 + j] * z[right, 5 + j]
-            factor = math.exp(p[13 + j] + p[16 + j] * z[right, 11 + j])
+            point[j] += p[7 + j] + p[10 + j] * z[right, 3 + j]
+            factor = math.exp(p[13 + j] + p[16 + j] * z[right, 6 + j])
             for i in range(3):
                 turn[i, j] *= factor
         for i in range(3):

@@ -118,10 +118,11 @@ class ShapeGenerator:
         betas = betas.to(seeds.device, torch.float64)
         count = grammar.numbers_needed(self.depth)
         numbers = uniforms(seeds, LIGHT_NUMBERS + count)
-        # Autograd sees the render block alone: what moves silhouettes has no derivative here.
+        blocks = self.space.split(betas)
         make = grammar_numba.shapes if numbers.device.type == "cpu" else grammar.shapes
-        shape = make(self.space.split(betas.detach()), numbers[:, LIGHT_NUMBERS:], self.depth)
-        look = self.space.split(betas) if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
+        with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
+            shape = make(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+        look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
 
 
