@@ -26,6 +26,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import stats
 
 from hgenv.accounting import OFF_CLOCK, PHASES
@@ -513,8 +514,10 @@ def _distinct(parts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    drawn, file = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    # 256 colours of its own are a third of the size: reports are kept in repositories.
+    Image.open(drawn).convert("RGB").quantize(256).save(file, "png", optimize=True)
     return file.getvalue()
 
 
