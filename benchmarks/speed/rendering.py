@@ -15,10 +15,14 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
+from hgenv.generators.grammar import numbers_needed
+from hgenv.generators.grammar_numba import shapes
+from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.memory import keep_memory
 from hgenv.rendering.analytic import AnalyticRenderer
@@ -27,6 +31,7 @@ from hgenv.rendering.mesh import MeshRenderer
 from hgenv.rendering.scene import EMPTY, Frame, RenderError, Scene
 
 SIZES = (64, 128)
+FEWEST = 64  # samples that are drawn at a time: larger batches take less a sample
 
 
 def renderers(size: int, segments: int) -> dict[str, Callable[[Scene], Frame] | None]:
@@ -47,37 +52,48 @@ def renderers(size: int, segments: int) -> dict[str, Callable[[Scene], Frame] | 
 def measure(scene: Scene, segments: int, repetitions: int) -> dict[str, float | None]:
     """Images per second by route and size, such as `torch_64`."""
     routes = {f"{name}_{size}": route for size in SIZES for name, route in renderers(size, segments).items()}
-    seconds: dict[str, list[float]] = {name: [] for name in routes}
-    for repetition in range(repetitions + 1):
-        for name, route in routes.items():
-            if route is None:
-                continue
-            start = time.process_time()
-            route(scene)
-            if repetition > 0:  # the first is warm-up
-                seconds[name].append(time.process_time() - start)
-    return {name: len(scene) / statistics.median(times) if times else None for name, times in seconds.items()}
+    here = {name: partial(route, scene) for name, route in routes.items() if route is not None}
+    seconds = take_turns(here, repetitions)
+    return {name: len(scene) / seconds[name] if name in seconds else None for name in routes}
 
 
 def measure_generator(samples: int, repetitions: int) -> dict[str, float]:
-    """Microseconds to sample a tree and its transforms, and samples per second from beta and r to a finished batch."""
+    """Microseconds to draw a tree and its transforms, and samples per second from beta and r to a finished batch."""
     generator = ShapeGenerator(AnalyticRenderer(64), lit=True)
-    betas, seeds = generator.space.initial.expand(samples, -1), torch.arange(samples)
-    work: dict[str, Callable[[], object]] = {
-        "sampler": lambda: generator._sample(betas, seeds),
-        "pipeline": lambda: generator(betas, seeds),
-    }
+    space, depth = generator.space, generator.depth
+    betas, seeds = space.initial.expand(samples, -1), torch.arange(samples)
+    few = min(samples, FEWEST)
+
+    def sample() -> None:
+        shapes(space.split(betas[:few]), uniforms(seeds[:few], numbers_needed(depth)), depth)
+
+    seconds = take_turns({"sampler": sample, "pipeline": lambda: generator(betas, seeds)}, 4 * repetitions)
+    return {"pipeline_64": samples / seconds["pipeline"], "sampler_us": 1e6 * seconds["sampler"] / few}
+
+
+def measure_leaves(images: int, repetitions: int) -> dict[str, float]:
+    """How many times as long an object of 16 primitives takes as one of 4, at 64 px."""
+    renderer = AnalyticRenderer(64)
+    scenes = {}
+    for depth in (2, 4):
+        generator = ShapeGenerator(renderer, depth=depth)
+        beta = generator.space.initial.clone()
+        beta[generator.space.slice("expand")] = 1.0  # every E becomes C(E, T(E)), down to the deepest level
+        scenes[2**depth] = generator.scene(beta.expand(images, -1), torch.arange(images))
+    seconds = take_turns({str(n): partial(renderer, scene) for n, scene in scenes.items()}, 4 * repetitions)
+    return {"leaves_16_over_4": seconds["16"] / seconds["4"]}
+
+
+def take_turns(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median CPU seconds of each side, a warm-up left out."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    for repetition in range(4 * repetitions + 1):
+    for repetition in range(repetitions + 1):
         for name, function in work.items():
             start = time.process_time()
             function()
             if repetition > 0:
                 seconds[name].append(time.process_time() - start)
-    return {
-        "pipeline_64": samples / statistics.median(seconds["pipeline"]),
-        "sampler_us": 1e6 * statistics.median(seconds["sampler"]) / samples,
-    }
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def main() -> None:
@@ -118,10 +134,12 @@ def main() -> None:
             print(f"{route:<10}{size:>5}{1000 / value:>11.2f}{value:>11.0f}{value / mesh:>9.2f}")
     made = measure_generator(arguments.samples, arguments.repetitions)
     print(
-        f"\nfrom beta and r to a batch of {arguments.samples}, 64 px: {made['pipeline_64']:.0f} samples/s; of that, "
-        f"sampling trees and transforms {made['sampler_us']:.1f} us a sample\n"
+        f"\nfrom beta and r to a batch of {arguments.samples}, 64 px: {made['pipeline_64']:.0f} samples/s\n"
+        f"drawing trees and transforms, {min(arguments.samples, FEWEST)} at a time: {made['sampler_us']:.1f} us each"
     )
-    speed |= made
+    leaves = measure_leaves(arguments.images, arguments.repetitions)
+    print(f"16 primitives against 4, numba, 64 px: {leaves['leaves_16_over_4']:.1f} times the time\n")
+    speed |= made | leaves
     print(json.dumps({name: None if value is None else round(value, 1) for name, value in speed.items()}))
 
 

@@ -34,6 +34,10 @@ def hash_integers(seeds: Tensor, count: int) -> Tensor:
 
 def uniforms(seeds: Tensor, count: int) -> Tensor:
     """`count` uniform numbers in (0, 1) for each seed, (B,) to (B, count) float64, exact to 53 bits."""
+    if seeds.device.type == "cpu":
+        from . import random_numba  # late: loading numba takes a moment
+
+        return random_numba.uniforms(seeds, count)
     return (_shift(hash_integers(seeds, count), 11).to(torch.float64) + 0.5) * 2.0**-53
 
 

@@ -24,6 +24,14 @@ def test_numbers_are_splitmix64_of_the_seed() -> None:
         assert hash_integers(torch.tensor([seed]), 5)[0].tolist() == expected
 
 
+def test_uniform_numbers_are_their_upper_53_bits() -> None:
+    seeds = torch.tensor([0, 1, 12345, 2**62, -7])
+    upper = [[z >> 11 for z in splitmix64(splitmix64(int(seed) % 2**64, 1)[0], 7)] for seed in seeds]
+    expected = (torch.tensor(upper, dtype=torch.float64) + 0.5) * 2.0**-53
+    assert torch.equal(uniforms(seeds, 7), expected)
+    assert torch.equal(uniforms(seeds[::2], 7), expected[::2])
+
+
 def test_uniform_and_independent() -> None:
     numbers = uniforms(torch.arange(4000), 20).numpy()
     assert 0 < numbers.min() < numbers.max() < 1
