@@ -24,6 +24,9 @@ _compiled = njit(cache=True, nogil=True, error_model="numpy")
 _NAMES = [b.name for b in shape_blocks()]
 # As an argument: numba's cache does not see constants of another file change.
 _CODES = (SPHERE, CUBE, CONE, TETRAHEDRON, EMPTY, UNION, DIFFERENCE)
+# Where the blocks start in a row of beta. A node's random numbers are laid out as `grammar` says.
+_OPERATOR, _EXPAND, _TRANSLATION, _SCALE, _SPHERE, _CUBE, _CONE, _TETRAHEDRON = 4, 6, 7, 13, 19, 21, 23, 27
+_EXPANDED = -2  # in place of a kind: the node became C(E, T(E))
 _NORMAL = [3, 4, 5, 8, 9, 10, 14, 15, 16]  # which of a node's numbers become normal ones: sizes, translation, scale
 _EDGE = 4 / math.sqrt(6)  # of a tetrahedron whose corners lie at distance 1
 
@@ -55,7 +58,7 @@ def shapes(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Shape:
 @_compiled
 def _shapes(beta, uniform, normal, depth, fit, codes, kind, size, linear, offset, operator):
     nodes = 2 ** (depth + 1) - 1
-    kinds, signs = np.empty(nodes, np.int64), np.empty(nodes)  # of nodes; kind EMPTY: not in the tree, -2: C(E, T(E))
+    kinds, signs = np.empty(nodes, np.int64), np.empty(nodes)  # of nodes; EMPTY are not in the tree
     sizes, origins, frames = np.empty((nodes, 3)), np.empty((nodes, 3)), np.empty((nodes, 3, 3))
     turn, point, low, high = np.empty((3, 3)), np.empty(3), np.empty(3), np.empty(3)
     for b in range(len(kind)):
@@ -64,9 +67,6 @@ def _shapes(beta, uniform, normal, depth, fit, codes, kind, size, linear, offset
         _place(p, u, z, depth, codes, kinds, sizes, signs, frames, origins, turn, point, operator[b])
         _collect(depth, codes, kinds, sizes, frames, origins, kind[b], size[b], linear[b], offset[b])
         _fit(depth, fit, codes, kinds, sizes, signs, frames, origins, low, high, linear[b], offset[b])
-
-
-_EXPANDED = -2
 
 
 @_compiled
@@ -78,7 +78,7 @@ def _draw(p, u, z, depth, codes, kinds, sizes):
     for node in range(len(kinds)):
         if node > 0 and kinds[(node - 1) // 2] != _EXPANDED:
             continue
-        if node < inner and u[node, 0] < p[6]:
+        if node < inner and u[node, 0] < p[_EXPAND]:
             kinds[node] = _EXPANDED
             continue
         first = p[0]
@@ -89,10 +89,10 @@ def _draw(p, u, z, depth, codes, kinds, sizes):
         sizes[node] = 0.0
         if which == cone:
             for i in range(3):
-                mean, deviation = (p[23], p[24]) if i < 2 else (p[25], p[26])
+                mean, deviation = p[_CONE : _CONE + 2] if i < 2 else p[_CONE + 2 : _CONE + 4]
                 sizes[node, i] = math.exp(mean + deviation * z[node, i])
         else:
-            at = 19 if which == sphere else 21 if which == cube else 27
+            at = _SPHERE if which == sphere else _CUBE if which == cube else _TETRAHEDRON
             sizes[node, 0] = math.exp(p[at] + p[at + 1] * z[node, 0])
             if which == tetrahedron:
                 sizes[node, 0] *= _EDGE
@@ -119,8 +119,8 @@ def _place(p, u, z, depth, codes, kinds, sizes, signs, frames, origins, turn, po
         _surface_point(kinds[first], sizes[first], u[right], codes, point)
         _rotation(u[right], turn)
         for j in range(3):
-            point[j] += p[7 + j] + p[10 + j] * z[right, 3 + j]
-            factor = math.exp(p[13 + j] + p[16 + j] * z[right, 6 + j])
+            point[j] += p[_TRANSLATION + j] + p[_TRANSLATION + 3 + j] * z[right, 3 + j]
+            factor = math.exp(p[_SCALE + j] + p[_SCALE + 3 + j] * z[right, 6 + j])
             for i in range(3):
                 turn[i, j] *= factor
         for i in range(3):
@@ -128,7 +128,7 @@ def _place(p, u, z, depth, codes, kinds, sizes, signs, frames, origins, turn, po
                 frames[right, i, j] = frame[i, 0] * turn[0, j] + frame[i, 1] * turn[1, j] + frame[i, 2] * turn[2, j]
             origins[right, i] = frame[i, 0] * point[0] + frame[i, 1] * point[1] + frame[i, 2] * point[2] + origin[i]
         signs[right] = signs[node]
-        if u[node, 1] >= p[4]:
+        if u[node, 1] >= p[_OPERATOR]:
             operator[node] = difference
             signs[right] = -signs[node]
 
