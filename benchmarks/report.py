@@ -192,7 +192,9 @@ def rivals(runs: Sequence[Record], rival: str = RIVAL) -> Table | None:
         window = len(time) // 10
         smooth = np.convolve(values.mean(0), np.ones(window) / window, "valid")
         reached = np.flatnonzero(smooth <= final + 1e-9)  # rounding aside
-        share = f"{time[reached[0] + window - 1] / runs[0].config['budget']['amount']:.2f}" if len(reached) else "never"
+        share = "-" if optimizer == rival else "never"
+        if len(reached):
+            share = f"{time[reached[0] + window - 1] / runs[0].config['budget']['amount']:.2f}"
         differences = []
         for data in ("validation", "test"):
             ours, theirs = late(group, data), late(groups[rival], data)
