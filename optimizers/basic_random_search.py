@@ -54,7 +54,7 @@ class BasicRandomSearch(GradientOptimizer):
         sigma: float = 0.1,
         rule: str = "rmsprop",
         normalize: bool = False,
-        learning_rate: float = 0.06,
+        learning_rate: float = 0.015,
         rho: float = 0.9,
         eps: float = 1e-8,
         momentum: float = 0.0,

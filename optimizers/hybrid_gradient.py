@@ -81,7 +81,7 @@ class HybridGradient(GradientOptimizer):
         clip_samples: str | None = "median",
         shrink: float | None = 0.0,
         max_norm: float | None = None,
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.005,
         rho: float = 0.9,
         eps: float = 1e-8,
         momentum: float = 0.9,
