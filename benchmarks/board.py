@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -88,8 +89,8 @@ class Board:
         if not pictures.has_pictures(env.validation.batch):
             return
         if pictures.has_error_maps(env):
-            errors = pictures.error_maps(env)
-            self.samples.add_image("validation/photo_truth_prediction_error", errors, dataformats="HWC", **when)
+            rows = np.concatenate([pictures.validation_images(env), pictures.error_maps(env)])
+            self.samples.add_image("validation/photo_truth_prediction_error", rows, dataformats="HWC", **when)
         beta = env.space.check(row["beta"])
         # A beta at which something cannot be rendered has no picture of it; that is no reason to end a run.
         with suppress(RenderError):

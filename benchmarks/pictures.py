@@ -44,14 +44,15 @@ def gallery(batch: Batch) -> Picture:
     return _upscaled(_grid([_colours(batch.image), _targets(batch.target, batch)]))
 
 
+def validation_images(env: DataGenEnv) -> Picture:
+    """Two rows: validation images, and their true normals or depth."""
+    return gallery(_shown(env))
+
+
 def error_maps(env: DataGenEnv) -> Picture:
-    """Four rows for validation images (figure 5): image, truth, prediction, error (an angle, or relative)."""
+    """Two rows below `validation_images` (figure 5): prediction, and its error (an angle, or relative)."""
     learner: Any = env.learner
-    truth = env.validation.batch
-    if isinstance(env.validation, Photos):
-        truth = truth[: len(env.validation)]  # without further views of them
-    if len(truth) > MOST:
-        truth = truth[torch.linspace(0, len(truth) - 1, MOST).long()]
+    truth = _shown(env)
     with torch.no_grad():
         prediction = learner.predict(env.state.weights, truth.image)
     if truth.target.shape[1] == 3:
@@ -59,8 +60,7 @@ def error_maps(env: DataGenEnv) -> Picture:
     else:
         errors = ((prediction - truth.target).abs() / truth.target.clamp(min=1e-6))[:, 0] / WORST_RELATIVE
     colours = matplotlib.colormaps["magma"](errors.cpu().numpy())[..., :3] * _mask(truth.mask)
-    rows = _colours(truth.image), _targets(truth.target, truth), _targets(prediction, truth), colours
-    return _upscaled(_grid(list(rows)))
+    return _upscaled(_grid([_targets(prediction, truth), colours]))
 
 
 def save(picture: Picture, path: Path) -> None:
@@ -72,6 +72,16 @@ def load(path: Path) -> Picture:
     """Read it again."""
     levels = matplotlib.image.imread(path)[..., :3]
     return np.round(255 * levels).astype(np.uint8)
+
+
+def _shown(env: DataGenEnv) -> Batch:
+    """The validation images that a picture has room for."""
+    batch = env.validation.batch
+    if isinstance(env.validation, Photos):
+        batch = batch[: len(env.validation)]  # without further views of them
+    if len(batch) > MOST:
+        batch = batch[torch.linspace(0, len(batch) - 1, MOST).long()]
+    return batch
 
 
 def _colours(images: Tensor) -> NDArray[np.floating]:

@@ -6,7 +6,8 @@
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
 | rows.jsonl.gz | the same, where a run is kept as a result |
 | checkpoint.pt | all that the next update depends on |
-| errors.png | error maps of the last weights on validation images, where there are images |
+| validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
+| errors.png | what the last weights predict for them, and error maps |
 | DONE.json | how the run ended, where and with what it was made; written last |
 | tb/ | logs for TensorBoard |
 """
@@ -25,7 +26,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
-ERRORS, PACKED = "errors.png", "rows.jsonl.gz"
+VALIDATION, ERRORS, PACKED = "validation.png", "errors.png", "rows.jsonl.gz"
 
 Row = dict[str, Any]
 

@@ -4,7 +4,7 @@
 
 Writes `report.md`, `report.html` (self-contained) and `figures/` into the first folder, or into `--out`. `--results`
 copies what is worth committing, config, rows and the end of each run, to `FOLDER/<study>/<environment>/<optimizer>/
-seed=<n>`, with `report.md` and the figures beside it.
+seed=<n>`, with `report.md` and the figures beside it. It copies nothing that shows the data.
 """
 
 from __future__ import annotations
@@ -327,18 +327,24 @@ def gallery(runs: Sequence[Record], title: str) -> Figure | str:
 
 
 def errors(runs: Sequence[Record], title: str) -> Figure | None:
-    """Error maps of the last weights, one run of each optimizer; None where no run has any."""
+    """Error maps of the last weights, one run of each optimizer, below the images where these are at hand.
+
+    None where no run has any.
+    """
     shown = [(name, group[0]) for name, group in _by_optimizer(runs) if (group[0].folder / records.ERRORS).is_file()]
     if not shown:
         return None
-    maps = [pictures.load(run.folder / records.ERRORS) for _, run in shown]
-    height = sum(picture.shape[0] / picture.shape[1] for picture in maps)
+    maps = {f"{name}, seed {run.seed}": pictures.load(run.folder / records.ERRORS) for name, run in shown}
+    images = shown[0][1].folder / records.VALIDATION
+    if images.is_file():
+        maps = {"validation images": pictures.load(images), **maps}
+    height = sum(picture.shape[0] / picture.shape[1] for picture in maps.values())
     figure = Figure(figsize=(10, 10 * height + 0.4 * len(maps) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     axes = figure.subplots(len(maps), squeeze=False)[:, 0]
-    for axis, (name, run), picture in zip(axes, shown, maps, strict=True):
-        axis.set_title(f"{name}, seed {run.seed}", loc="left", fontsize="medium")
+    for axis, (name, picture) in zip(axes, maps.items(), strict=True):
+        axis.set_title(name, loc="left", fontsize="medium")
         axis.axis("off")
         axis.imshow(picture)
     return figure
@@ -378,8 +384,9 @@ def section(label: str, runs: Sequence[Record]) -> Section:
     maps = errors(shown, title)
     if maps is not None:
         caption = (
-            f"Validation images: image, truth, prediction, error (black none, white from {pictures.WORST_DEGREES:g} "
-            f"degrees, or {pictures.WORST_RELATIVE:.0%} of the depth, on). {title}."
+            f"What is predicted for validation images, and its error (black none, white from "
+            f"{pictures.WORST_DEGREES:g} degrees, or {pictures.WORST_RELATIVE:.0%} of the depth, on). The images and "
+            f"their truth stand above in a report made from the runs' own folders. {title}."
         )
         figures.append(Picture(f"{label}-errors", caption, _png(maps)))
     return Section(
@@ -441,7 +448,9 @@ def write(found: Collection, out: Path, *, html: bool = True) -> str:
 
 
 def keep(found: Collection, out: Path) -> list[Path]:
-    """Copy what is worth committing of all finished runs, and write a report on them beside it, study by study.
+    """Copy what is worth committing of all finished runs, and write a report on the copies beside it, study by study.
+
+    No picture of the data is among it: it may be that others must not have them.
 
     Returns:
         The studies' folders.
@@ -449,6 +458,7 @@ def keep(found: Collection, out: Path) -> list[Path]:
     folders = []
     for study in dict.fromkeys(str(run.config["study"]) for run in found.runs):
         runs = [run for run in found.runs if run.config["study"] == study and run.done is not None]
+        copies = []
         for run in runs:
             target = out / study / run.environment / run.optimizer / f"seed={run.seed}"
             target.mkdir(parents=True, exist_ok=True)
@@ -459,8 +469,9 @@ def keep(found: Collection, out: Path) -> list[Path]:
                 wanted = name != records.ERRORS or (first and (run.folder / name).is_file())
                 if wanted and (run.folder / name).resolve() != (target / name).resolve():
                     shutil.copyfile(run.folder / name, target / name)
-        if runs:
-            write(Collection(runs), out / study, html=False)
+            copies.append(records.read(target))
+        if copies:
+            write(Collection(copies), out / study, html=False)
             folders.append(out / study)
     return folders
 

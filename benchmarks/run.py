@@ -214,6 +214,7 @@ class _Run:
             with self.env.ledger.phase("log"):
                 self.board.last_pictures(self.rows[-1])
                 if pictures.has_error_maps(self.env):
+                    pictures.save(pictures.validation_images(self.env), self.folder / records.VALIDATION)
                     pictures.save(pictures.error_maps(self.env), self.folder / records.ERRORS)
             self._save()
             done = self._done(*ended)

@@ -11,9 +11,10 @@ def test_error_maps_leave_out_further_views_of_the_photos() -> None:
     for views in ((), ("flips",)):
         env = gymnasium.make("hgenv/ShapeNormals-v0", disable_env_checker=True, size=32, views=views).unwrapped
         env.reset(seed=0)
-        shown.append(pictures.error_maps(env))
-    assert shown[0].shape == (2 * 4 * 32, 2 * 10 * 32, 3)
-    assert (shown[0] == shown[1]).all()
+        shown.append((pictures.validation_images(env), pictures.error_maps(env)))
+    for alone, among_views in zip(*shown, strict=True):
+        assert alone.shape == (2 * 2 * 32, 2 * 10 * 32, 3)
+        assert (alone == among_views).all()
 
 
 def test_faces_are_shown_in_colour_with_depth() -> None:
@@ -26,4 +27,4 @@ def test_faces_are_shown_in_colour_with_depth() -> None:
     # Skin is redder than it is blue; what is near is brighter than what is far.
     assert faces[..., 0].sum() > 1.2 * faces[..., 2].sum()
     assert depths[24:40, 24:40].mean() > depths[depths.any(-1)].mean()
-    assert pictures.error_maps(env).shape == (2 * 4 * 32, 2 * 10 * 32, 3)
+    assert pictures.error_maps(env).shape == (2 * 2 * 32, 2 * 10 * 32, 3)

@@ -259,18 +259,28 @@ def test_results_worth_committing_are_copied_and_can_be_reported_on(tmp_path):
 
 
 def test_error_maps_are_shown_and_kept_for_one_seed(tmp_path):
+    """What is kept has no picture of the data, neither as a file nor within a figure: photos may not be ours."""
+    red = np.zeros((8, 20, 3), np.uint8)
+    red[..., 0] = 255
     for seed in (0, 1):
         folder = make_run(tmp_path / "runs", "hybrid", seed, [40.0, 20.0])
+        pictures.save(red, folder / records.VALIDATION)
         pictures.save(np.full((8, 20, 3), 100 + seed, np.uint8), folder / records.ERRORS)
     make_run(tmp_path / "runs", "fixed", 0, [40.0, 20.0])
     assert report.main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
     kept = tmp_path / "kept" / "study"
-    assert [str(path.relative_to(kept)) for path in kept.rglob("errors.png")] == ["quadratic/hybrid/seed=0/errors.png"]
-    assert (kept / "figures" / "quadratic-errors.png").is_file()
+    figure = "figures/quadratic-errors.png"
+    found = {str(path.relative_to(kept)) for path in kept.rglob("*.png")}
+    assert found == {"quadratic/hybrid/seed=0/errors.png", "figures/quadratic-curves.png", figure}
+
+    def reds(folder):
+        return sum((pictures.load(path) == red[0, 0]).all(-1).sum() for path in (folder / "figures").iterdir())
+
+    assert reds(kept) == 0 < reds(tmp_path / "runs")
     assert "quadratic-errors.png" in (kept / "report.md").read_text()
     # From what was kept, the same report can be made again.
     assert report.main([str(kept), "--out", str(tmp_path / "again")]) == 0
-    assert (tmp_path / "again" / "figures" / "quadratic-errors.png").is_file()
+    assert (tmp_path / "again" / figure).read_bytes() == (kept / figure).read_bytes()
 
 
 def test_records_say_which_line_is_damaged(tmp_path):

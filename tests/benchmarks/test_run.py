@@ -277,8 +277,9 @@ def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
     tags = EventAccumulator(str(folder / "tb" / "samples")).Reload().Tags()
     assert set(tags["images"]) == {"samples", "validation/photo_truth_prediction_error"}
     assert any(tag.startswith("sample_VERTEX") for tag in tags["tensors"])
-    # Image, truth, prediction and error of ten photos, 32 px at twice their size.
-    assert pictures.load(folder / records.ERRORS).shape == (2 * 4 * 32, 2 * 10 * 32, 3)
+    # Image and truth, prediction and error of ten photos, 32 px at twice their size.
+    for name in (records.VALIDATION, records.ERRORS):
+        assert pictures.load(folder / name).shape == (2 * 2 * 32, 2 * 10 * 32, 3)
 
 
 def test_faces_run_like_shapes_and_show_their_depth(tmp_path):
