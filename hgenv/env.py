@@ -177,7 +177,7 @@ class DataGenEnv(gym.Env):
         self.outcome: Outcome | None = None
         self._last_loss = self._validate(self.state)
         self._unroll: Unroll | None = None
-        self._gradient: Batch | None = None
+        self._gradients: dict[bool, Batch] = {}
         self.ledger = Ledger(self.device)
         return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
 
@@ -196,7 +196,7 @@ class DataGenEnv(gym.Env):
         """Step with (N, d) valid betas; `beta` is what to call them together."""
         self.outcome, unroll = self._evaluate(beta, betas, share)
         if unroll is not None:
-            self.state, self._unroll, self._gradient = unroll.states[-1], unroll, None
+            self.state, self._unroll, self._gradients = unroll.states[-1], unroll, {}
             assert self.outcome.loss is not None
             self._last_loss = self.outcome.loss
         self.update += 1
@@ -261,26 +261,39 @@ class DataGenEnv(gym.Env):
         valid = torch.stack([self.space.check(beta) for beta in betas])
         return self._take(self.space.project(valid.mean(0)), valid, share)
 
-    def sample_gradient(self) -> Batch:
-        """dL/dX of the N samples that the last step trained on, exact (the adjoint of its K training steps).
+    def sample_gradient(self, *, exact: bool = True, steps: int | None = None) -> Batch:
+        """dL/dX of the N samples that the last step trained on, by the adjoint of its K training steps.
 
         Computed, and paid for, once per step.
 
+        Args:
+            exact: Otherwise how the K training steps bend each other's gradients is left out, at two thirds of the
+                price, see `hgenv.learning.unroll.sample_gradient`.
+            steps: Of the samples of the last so many training steps alone, at their share of the price; None for all K.
+
         Raises:
             RuntimeError: No step has succeeded since `reset`.
+            ValueError: `steps` is not within 1 to K.
         """
         unroll = self._last_unroll()
-        if self._gradient is None:
-            with self.ledger.phase("gradient"):
-                _, parts = unrolled_gradient(self.learner, self.sgd, unroll.states, unroll.batches, self.validation)
-                self._gradient = Batch.cat(parts)
-            self.ledger.count("gradient_steps", self.unroll_steps)
-            self.ledger.count("validation_passes", 1)
-            flops = self.learner.flops
-            # The adjoint starts from dL/dw: a validation pass and its way back, twice the work again.
-            start = 3 * flops("validate", len(self.validation.batch))
-            self.ledger.count("flops", start + self.unroll_steps * flops("gradient", self.batch_size))
-        return self._gradient
+        count = self.unroll_steps if steps is None else steps
+        for paid in (True, exact):
+            if paid in self._gradients and 0 < count * self.batch_size <= len(self._gradients[paid]):
+                return self._gradients[paid][-count * self.batch_size :]
+        with self.ledger.phase("gradient"):
+            _, parts = unrolled_gradient(
+                self.learner, self.sgd, unroll.states, unroll.batches, self.validation, exact=exact, steps=steps
+            )
+            self._gradients[exact] = Batch.cat(parts)
+        self.ledger.count("validation_passes", 1)
+        flops = self.learner.flops
+        # Both start from dL/dw: a validation pass and its way back, twice the work again.
+        start, forward = 3 * flops("validate", len(self.validation.batch)), flops("validate", self.batch_size)
+        if exact:
+            self.ledger.count("gradient_steps", count)
+        # A difference takes two passes forward and back to the samples.
+        self.ledger.count("flops", start + count * (flops("gradient", self.batch_size) if exact else 4 * forward))
+        return self._gradients[exact]
 
     def credits(self, exact: bool = False) -> Tensor:
         """What each of the N samples of the last step did to L, to first order in the network's weights.
@@ -314,13 +327,15 @@ class DataGenEnv(gym.Env):
         self.ledger.count("flops", start + 2 * self.unroll_steps * forward)
         return credits
 
-    def slopes(self, directions: Tensor) -> Tensor:
+    def slopes(self, directions: Tensor, gradient: Batch | None = None) -> Tensor:
         """Directional derivatives of L through single samples: <dL/dX_i, X_i(beta + d) - X_i(beta - d)> / (2 |d|).
 
         Args:
             directions: (J, N, d) displacements of the beta that sample i was made with, in fractions of each
                 component's range. Where a bound cuts beta + d or beta - d, the distance between what is left replaces
                 2 |d|; if nothing is left, the slope is 0.
+            gradient: dL/dX of the last samples, as `sample_gradient` gave it; N is their number then. None for
+                `sample_gradient()`.
 
         Returns:
             (J, N) float64: change of L per fraction of range, to first order in X, beta alone of sample i moving.
@@ -330,20 +345,20 @@ class DataGenEnv(gym.Env):
             RenderError: A displaced sample cannot be rendered.
         """
         unroll = self._last_unroll()
-        count, dimension = unroll.betas.shape
+        dimension = self.space.dimension
+        count = self.samples_per_update if gradient is None else len(gradient)
         if directions.dim() != 3 or directions.shape[1:] != (count, dimension):
             raise ValueError(f"directions must be (J, {count}, {dimension}), not {tuple(directions.shape)}")
         if not directions.isfinite().all() or (directions == 0).all(-1).any():
             raise ValueError("directions must be finite and none of them zero")
-        gradient = self.sample_gradient()
-        centre = self.space.scale(unroll.betas)
+        gradient = self.sample_gradient() if gradient is None else gradient
+        betas, seeds = unroll.betas[-count:], unroll.seeds[-count:]
+        centre = self.space.scale(betas)
         slopes = torch.empty(directions.shape[:2], dtype=torch.float64)
         for j, direction in enumerate(directions.to(torch.float64)):
             ahead, behind = (centre + direction).clamp(0, 1), (centre - direction).clamp(0, 1)
             with self.ledger.phase("generate"):
-                both = self.generator(
-                    self.space.unscale(torch.cat([ahead, behind])), torch.cat([unroll.seeds, unroll.seeds])
-                )
+                both = self.generator(self.space.unscale(torch.cat([ahead, behind])), torch.cat([seeds, seeds]))
             self.ledger.count("samples", 2 * count)
             with self.ledger.phase("gradient"):
                 rise = gradient.dot(both[:count]) - gradient.dot(both[count:])
@@ -351,17 +366,21 @@ class DataGenEnv(gym.Env):
                 slopes[j] = torch.where(distance > 0, rise.to("cpu", torch.float64) / distance.clamp(min=1e-12), 0)
         return slopes
 
-    def exact_slopes(self) -> Tensor:
+    def exact_slopes(self, gradient: Batch | None = None) -> Tensor:
         """dL/dbeta through each sample of the last step, in the blocks where the generator is smooth.
+
+        Args:
+            gradient: dL/dX of the last samples, as `sample_gradient` gave it; N is their number then. None for
+                `sample_gradient()`.
 
         Returns:
             (N, d) float64, per fraction of each component's range; zero in the other blocks.
         """
         unroll = self._last_unroll()
-        gradient = self.sample_gradient()
-        betas = unroll.betas.clone().requires_grad_()
+        gradient = self.sample_gradient() if gradient is None else gradient
+        betas = unroll.betas[-len(gradient) :].clone().requires_grad_()
         with self.ledger.phase("generate"):
-            batch = self.generator(betas, unroll.seeds)
+            batch = self.generator(betas, unroll.seeds[-len(gradient) :])
         self.ledger.count("samples", len(betas))
         with self.ledger.phase("gradient"):
             (slopes,) = torch.autograd.grad(gradient.dot(batch).sum(), betas)
@@ -386,17 +405,18 @@ class DataGenEnv(gym.Env):
         """Run every kernel once, off the clock, so that no optimizer pays for first calls. Changes nothing."""
         with self.ledger.phase("warm_up"):
             beta = self.space.project(self.space.initial)
-            kept = self._unroll, self._gradient
+            kept = self._unroll, self._gradients
             _, self._unroll = self._evaluate(beta, beta.expand(self.samples_per_update, -1))
             if self._unroll is not None:
-                self._gradient = None
+                self._gradients = {}
                 if self.workers:
                     self.probe(beta.expand(2 * self.workers, -1))
                 self.credits()
+                self.sample_gradient(exact=False, steps=1)
                 self.slopes(torch.full((1, self.samples_per_update, self.space.dimension), 1e-2))
                 if self.generator.smooth:
                     self.exact_slopes()
-            self._unroll, self._gradient = kept
+            self._unroll, self._gradients = kept
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, for `torch.save`."""
@@ -417,7 +437,7 @@ class DataGenEnv(gym.Env):
         self._seed, self.update, self.state = state["seed"], state["update"], state["state"]
         self._last_loss, self.outcome = state["last_loss"], state["outcome"]
         self.np_random.bit_generator.state = state["np_random"]
-        self._gradient, self._unroll = None, None
+        self._gradients, self._unroll = {}, None
         if state["unroll"] is not None:
             betas, seeds, states = state["unroll"]
             self._unroll = Unroll(betas, seeds, self._batches(betas, seeds), states)

@@ -427,6 +427,9 @@ class EnvironmentConformance:
         assert gradient["flops"] > 0, "a sample gradient costs no floating-point operations"
         expected = {"gradient_steps": steps, "validation_passes": 1, "flops": gradient["flops"]}
         _assert_cost("the sample gradient", gradient, expected)
+        with _cost(env) as part:
+            env.sample_gradient(steps=1)
+        _assert_cost("a part of the sample gradient, the whole being paid for", part, {})
         with _cost(env) as slopes:
             env.slopes(torch.full((2, samples, env.space.dimension), 1e-2, dtype=torch.float64))
         _assert_cost("two slopes per sample, the gradient being paid for", slopes, {"samples": 4 * samples})

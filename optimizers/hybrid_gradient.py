@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from hgenv.batch import Batch
 from hgenv.decision import DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.rendering import RenderError
@@ -25,7 +26,7 @@ class HybridGradient(GradientOptimizer):
 
         dL/dbeta = sum_i dL/dX_i dX_i/dbeta
 
-    dL/dX_i is exact, by the adjoint of the K training steps (`env.sample_gradient`). dX_i/dbeta is differenced along
+    dL/dX_i is by the adjoint of the K training steps (`env.sample_gradient`). dX_i/dbeta is differenced along
     random directions delta, equations 11-12: with the slope (`env.slopes`)
 
         s_ij = <dL/dX_i, f(beta + delta_ij, r_i) - f(beta - delta_ij, r_i)> / (2 |delta_ij|)
@@ -54,6 +55,10 @@ class HybridGradient(GradientOptimizer):
         shared: Whether all samples of an update are displaced along the same directions; else each along its own.
         count: J, directions per sample; of single components, at most all. 2 N J samples are rendered for a gradient.
         sigma: Displacement, as a fraction of each component's range.
+        steps: Training steps, the last ones, whose samples are differentiated, N being their number then; None for all
+            K as in the paper. A sum over fewer samples is extrapolated to all.
+        curvature: Whether dL/dX_i has how a training step changes the gradients of those after it, as in the paper;
+            else it is cheaper, and within single precision the same in the last step.
         exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
         clip_samples: "median" scales each |dL/dX_i| down to the batch's median; None leaves them.
         shrink: A component moves only as far as its estimate over the samples, with so much memory of earlier ones,
@@ -77,6 +82,8 @@ class HybridGradient(GradientOptimizer):
         shared: bool = False,
         count: int = 8,
         sigma: float = 0.05,
+        steps: int | None = None,
+        curvature: bool = True,
         exact: bool = True,
         clip_samples: str | None = "median",
         shrink: float | None = 0.0,
@@ -102,6 +109,7 @@ class HybridGradient(GradientOptimizer):
         if count < 1 or not sigma > 0 or not (max_norm is None or max_norm > 0):
             raise ValueError(f"count, sigma and max_norm must be positive, not {count}, {sigma} and {max_norm}")
         self.directions, self.shared, self.count, self.sigma = directions, shared, count, sigma
+        self.steps, self.curvature = steps, curvature
         self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
 
@@ -115,10 +123,10 @@ class HybridGradient(GradientOptimizer):
         except RenderError as error:
             logger.warning("update %d goes without a gradient: %s", env.update, error)
             return
-        if slopes.isinf().any() or not env.sample_gradient().image.isfinite().all():
+        if slopes.isinf().any() or not self._sample_gradient(env).image.isfinite().all():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
             return
-        gradient = total(slopes)
+        gradient = env.samples_per_update / len(slopes) * total(slopes)
         if self.max_norm is not None:
             gradient = gradient * (self.max_norm / gradient.norm()).clamp(max=1)
         self._descend(gradient, slopes)
@@ -129,7 +137,8 @@ class HybridGradient(GradientOptimizer):
         Raises:
             RenderError: A displaced sample cannot be rendered.
         """
-        return total(self.sample_slopes(env))
+        slopes = self.sample_slopes(env)
+        return env.samples_per_update / len(slopes) * total(slopes)
 
     def sample_slopes(self, env: DataGenEnv) -> Tensor:
         """Each sample's own estimate of dL/dbeta through it, (N, d) per fraction of range; NaN where it made none.
@@ -137,23 +146,24 @@ class HybridGradient(GradientOptimizer):
         Raises:
             RenderError: A displaced sample cannot be rendered.
         """
-        weights = self._sample_weights(env)
+        gradient = self._sample_gradient(env)
+        weights = self._sample_weights(gradient)
         black_box = torch.ones(self.space.dimension, dtype=torch.bool)
         if self.exact:
             for name in env.generator.smooth:
                 black_box[self.space.slice(name)] = False
-        estimates = torch.zeros(env.samples_per_update, self.space.dimension, dtype=torch.float64)
+        estimates = torch.zeros(len(weights), self.space.dimension, dtype=torch.float64)
         if black_box.any():
-            delta = self._directions(black_box.nonzero().squeeze(-1), env.samples_per_update)
+            delta = self._directions(black_box.nonzero().squeeze(-1), len(weights))
             centre = self.scaled.detach()
             taken = (centre + delta).clamp(0, 1) - (centre - delta).clamp(0, 1)
-            along = env.slopes(delta)[..., None] * torch.nn.functional.normalize(taken, dim=-1)
+            along = env.slopes(delta, gradient)[..., None] * torch.nn.functional.normalize(taken, dim=-1)
             if self.directions == "gaussian":
                 estimates += black_box.sum() * along.mean(0)
             else:
                 estimates += torch.where((delta != 0).any(0) | ~black_box, along.sum(0), torch.nan)
         if not black_box.all():
-            estimates += env.exact_slopes()
+            estimates += env.exact_slopes(gradient)
         return weights[:, None] * estimates
 
     def _directions(self, components: Tensor, samples: int) -> Tensor:
@@ -171,9 +181,11 @@ class HybridGradient(GradientOptimizer):
         delta = torch.zeros(count, own, self.space.dimension, dtype=torch.float64)
         return delta.scatter_(-1, dealt[..., None], self.sigma).expand(-1, samples, -1)
 
-    def _sample_weights(self, env: DataGenEnv) -> Tensor:
-        """(N,) factors that clip each sample's |dL/dX_i| at the batch's median."""
-        gradient = env.sample_gradient()
+    def _sample_gradient(self, env: DataGenEnv) -> Batch:
+        return env.sample_gradient(exact=self.curvature, steps=self.steps)
+
+    def _sample_weights(self, gradient: Batch) -> Tensor:
+        """(N,) factors that clip each sample's |dL/dX_i| at the median of all."""
         norms = gradient.dot(gradient).sqrt().to("cpu", torch.float64)
         if self.clip_samples is None:
             return torch.ones_like(norms)

@@ -85,6 +85,23 @@ def test_sample_gradient_of_the_quadratic_is_its_closed_form() -> None:
     torch.testing.assert_close(total[:3], (1 - 0.8**3) * error)
 
 
+def test_of_the_last_training_steps_alone_everything_is_the_same() -> None:
+    env = make("Quadratic", unroll_steps=3, batch_size=5)
+    env.reset(seed=1)
+    env.step([0.3, -0.2, 0.1, 0.4])
+    directions = 0.05 * torch.randn(2, 15, 4, generator=torch.Generator().manual_seed(0))
+    last = env.sample_gradient(steps=2)
+    slopes, exact_slopes = env.slopes(directions[:, 5:], last), env.exact_slopes(last)
+    whole = env.sample_gradient()
+    for part, all_of_it in zip(last.tensors, whole.tensors, strict=True):
+        assert torch.equal(part, all_of_it[5:])
+    assert torch.equal(slopes, env.slopes(directions)[:, 5:])
+    assert torch.equal(exact_slopes, env.exact_slopes()[5:])
+    for steps in (0, 4):
+        with pytest.raises(ValueError, match="steps must be None, or 1 to 3"):
+            env.sample_gradient(steps=steps)
+
+
 def test_slopes_of_the_quadratic_are_exact_in_any_direction() -> None:
     env = make("Quadratic")
     env.reset(seed=2)
@@ -224,11 +241,17 @@ def test_everything_costs_what_it_costs_whoever_asks() -> None:
     gradient = {"gradient_steps": 2, "validation_passes": 1, "flops": 2 * flops("gradient", 4) + 3 * validating}
     assert cost(env.sample_gradient) == gradient
     assert cost(env.sample_gradient) == {}  # already paid for
+    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == {}  # a part of it
     assert cost(lambda: env.slopes(torch.full((5, 8, 29), 0.01))) == {"samples": 5 * 8 * 2}
     assert cost(env.test_metrics) == {}
     assert cost(env.validation_metrics) == {}
     assert env.ledger.by_phase()["score"]["cpu_seconds"] > 0
     env.step(beta)
+    cheap = {"validation_passes": 1, "flops": 4 * flops("validate", 4) + 3 * validating}
+    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == cheap
+    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == {}
+    last = {"gradient_steps": 1, "validation_passes": 1, "flops": flops("gradient", 4) + 3 * validating}
+    assert cost(lambda: env.sample_gradient(steps=1)) == last
     assert cost(lambda: env.slopes(torch.full((1, 8, 29), 0.01))) == {**gradient, "samples": 16}
 
 

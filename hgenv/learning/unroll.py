@@ -15,6 +15,8 @@ weights, with g_k = grad_w l(w_k, X_k),
     credit_i = <d/dw of sample i's share of l(w_k, X_k), v_k>,    v_k = (ds_{k+1}/dg_k)^T a_{k+1},
 
 it is a slope of the sample's own loss along v_k, which takes two forward passes and no second derivative: `credits`.
+dL/dX_k is the same slope of grad_X l(w_k, X_k), so two passes forward and back will do where v_k is known, as it is for
+the last step from dL/dw_K alone: `sample_gradient(exact=False, steps=1)`.
 """
 
 from __future__ import annotations
@@ -129,9 +131,16 @@ def train(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]
 
 
 def sample_gradient(
-    learner: Learner, sgd: SGD, trajectory: list[TrainingState], batches: list[Batch], data: Any
+    learner: Learner,
+    sgd: SGD,
+    trajectory: list[TrainingState],
+    batches: list[Batch],
+    data: Any,
+    *,
+    exact: bool = True,
+    steps: int | None = None,
 ) -> tuple[Tensor, list[Batch]]:
-    """The validation loss after training and its gradient with respect to every training sample.
+    """The validation loss after training and its gradient with respect to the training samples.
 
     Args:
         learner: What was trained.
@@ -139,21 +148,32 @@ def sample_gradient(
         trajectory: What `train` gave for `batches`.
         batches: X_0 .. X_{K-1}.
         data: What the learner validates on.
+        exact: By the adjoint. Otherwise as `credits` go: how a training step changes the gradients of those after it is
+            left out, and the slope along v_k is a central difference; about two thirds of the price. The last step has
+            none after it, so only the difference tells its gradient from the exact one.
+        steps: Of the last so many training steps only; None for all K.
 
     Returns:
-        L, and dL/dX_k with image, target and mask for each k.
+        L, and dL/dX_k with image, target and mask for each k, the last `steps` ones.
 
     Raises:
-        ValueError: The trajectory is not that of K batches.
+        ValueError: The trajectory is not that of K batches, or `steps` is not within 1 to K.
     """
     if len(trajectory) != len(batches) + 1:
         raise ValueError(
             f"{len(batches)} batches make a trajectory of {len(batches) + 1} states, not {len(trajectory)}"
         )
+    count = len(batches) if steps is None else steps
+    if not 1 <= count <= len(batches):
+        raise ValueError(f"steps must be None, or 1 to {len(batches)} training steps, not {steps}")
     loss, adjoint = _last_adjoint(learner, trajectory[-1], data)
     gradients = []
-    for state, batch in zip(reversed(trajectory[:-1]), reversed(batches), strict=True):
-        adjoint, gradient = adjoint_step(learner, sgd, state, batch, adjoint)
+    for state, batch in list(zip(trajectory[:-1], batches, strict=True))[: -count - 1 : -1]:
+        if exact:
+            adjoint, gradient = adjoint_step(learner, sgd, state, batch, adjoint)
+        else:
+            adjoint, v = _sgd_adjoint(sgd, state, adjoint)
+            gradient = _gradient_along(learner, state.weights, v, batch)
         gradients.append(gradient)
     return loss, gradients[::-1]
 
@@ -243,21 +263,34 @@ def _sgd_adjoint(sgd: SGD, state: TrainingState, adjoint: TrainingState) -> tupl
 
 def _credits_along(learner: Learner, weights: Weights, v: Weights, batch: Batch) -> Tensor:
     """Slope of each sample's share of the training loss along v in weight space, (B,)."""
-    step = (
-        STEP
-        * math.sqrt(torch.finfo(next(iter(weights.values())).dtype).eps)
-        * _norm(weights)
-        / _norm(v).clamp(min=1e-30)
-    )
-    ends = []
+    step, ends = _ends(weights, v), []
     for sign in (1, -1):
         # Only the mask needs a gradient, so that the network keeps no graph.
         mask = batch.mask.detach().requires_grad_()
-        moved = {name: torch.add(w, v[name], alpha=float(sign * step)) for name, w in weights.items()}
-        loss = learner.training_loss(moved, Batch(batch.image, batch.target, mask))
+        loss = learner.training_loss(_moved(weights, v, sign * step), Batch(batch.image, batch.target, mask))
         (slope,) = torch.autograd.grad(loss, mask)
         ends.append((slope * mask.detach()).flatten(1).sum(1))
     return (ends[0] - ends[1]) / (2 * step)
+
+
+def _gradient_along(learner: Learner, weights: Weights, v: Weights, batch: Batch) -> Batch:
+    """Slope of the training loss's gradient by the samples along v in weight space."""
+    step, ends = _ends(weights, v), []
+    for sign in (1, -1):
+        samples = batch.map(lambda x: x.detach().requires_grad_())
+        loss = learner.training_loss(_moved(weights, v, sign * step), samples)
+        ends.append(torch.autograd.grad(loss, samples.tensors, materialize_grads=True))
+    return Batch(*((ahead - behind) / (2 * step) for ahead, behind in zip(*ends, strict=True)))
+
+
+def _ends(weights: Weights, v: Weights) -> Tensor:
+    """How far along v the ends of a central difference are."""
+    epsilon = torch.finfo(next(iter(weights.values())).dtype).eps
+    return STEP * math.sqrt(epsilon) * _norm(weights) / _norm(v).clamp(min=1e-30)
+
+
+def _moved(weights: Weights, v: Weights, step: Tensor) -> Weights:
+    return {name: torch.add(w, v[name], alpha=float(step)) for name, w in weights.items()}
 
 
 def _norm(tensors: Weights) -> Tensor:

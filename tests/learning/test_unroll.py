@@ -353,6 +353,51 @@ def test_credits_are_exact_where_no_later_step_bends(smooth, sgd):
     assert 1e-4 < error < 0.1
 
 
+@pytest.mark.parametrize("sgd", [SGD(1e-3), SGD(1e-3, 0.9, 1e-2, 3)], ids=["plain", "momentum and decay"])
+def test_the_cheap_sample_gradient_is_exact_where_no_later_step_bends(smooth, sgd):
+    batches = [random_batch(4, k) for k in range(2)]
+    trajectory = train(smooth, sgd, sgd.start(smooth.initial_weights(0)), batches)
+    exact_loss, exact = sample_gradient(smooth, sgd, trajectory, batches, photos())
+    loss, found = sample_gradient(smooth, sgd, trajectory, batches, photos(), exact=False)
+    assert float(loss) == float(exact_loss)
+    for x, y in zip(found[1].tensors, exact[1].tensors, strict=True):
+        assert float((x - y).norm() / y.norm()) < 1e-5
+    error = float((found[0].image - exact[0].image).norm() / exact[0].image.norm())
+    assert 1e-4 < error < 0.1
+    # And it holds the credits, which are made in another way.
+    for gradient, batch, credit in zip(
+        found, batches, credits(smooth, sgd, trajectory, batches, photos())[1], strict=True
+    ):
+        torch.testing.assert_close((gradient.mask * batch.mask).flatten(1).sum(1), credit, rtol=1e-5, atol=1e-9)
+
+
+def test_the_last_steps_gradients_alone(smooth):
+    batches = [random_batch(2, k) for k in range(3)]
+    trajectory = train(smooth, FULL, FULL.start(smooth.initial_weights(0)), batches)
+    for exact in (True, False):
+        _, whole = sample_gradient(smooth, FULL, trajectory, batches, photos(), exact=exact)
+        _, last = sample_gradient(smooth, FULL, trajectory, batches, photos(), exact=exact, steps=2)
+        assert len(last) == 2
+        for part, same in zip(last, whole[1:], strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(part.tensors, same.tensors, strict=True))
+    for steps in (0, 4):
+        with pytest.raises(ValueError, match=f"steps must be None, or 1 to 3 training steps, not {steps}"):
+            sample_gradient(smooth, FULL, trajectory, batches, photos(), steps=steps)
+
+
+def test_the_cheap_sample_gradient_in_single_precision():
+    """A difference of gradients that agree in most of their digits: 24 bits are enough for it."""
+    batch, found = random_batch(4, 0), {}
+    for dtype in (torch.float32, torch.float64):
+        learner = NormalsLearner(size=SIZE, dtype=dtype)
+        samples = [batch.map(lambda x, dtype=dtype: x.to(dtype))]
+        trajectory = train(learner, FULL, FULL.start(learner.initial_weights(0)), samples)
+        _, (gradient,) = sample_gradient(learner, FULL, trajectory, samples, photos(), exact=False)
+        found[dtype] = torch.cat([x.double().flatten() for x in gradient.tensors])
+    error = found[torch.float32] - found[torch.float64]
+    assert float(error.norm() / found[torch.float64].norm()) < 0.02
+
+
 def test_credits_foretell_what_replacing_a_sample_does():
     """L with sample i in the place of sample j of the same step, trained anew, against the difference of credits."""
     learner, sgd = NormalsLearner(size=SIZE, dtype=torch.float64), SGD(learning_rate=1e-3, momentum=0.9)

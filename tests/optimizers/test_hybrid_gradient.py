@@ -59,6 +59,20 @@ def test_all_coordinates_give_the_closed_form(shared: bool, exact: bool) -> None
     torch.testing.assert_close(optimizer.gradient(env), closed_form(env), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_training_steps_stand_for_all(steps: int, exact: bool) -> None:
+    """Without their curvature, which the quadratic has: every step's samples act at the full learning rate."""
+    env = quadratic()
+    optimizer = stepped(env, count=4, exact=exact, steps=steps, curvature=False, clip_samples=None)
+    beta, eta = env._unroll.betas[0], env.sgd.learning_rate
+    pull = env.state.weights["w"] - env.validation.batch.image[0]
+    z = torch.stack([(batch.image - beta[:3]).mean(0) / beta[3] for batch in env._unroll.batches[-steps:]]).mean(0)
+    expected = env.unroll_steps * eta * torch.cat([pull, (pull @ z)[None]]) * (env.space.high - env.space.low)
+    torch.testing.assert_close(optimizer.gradient(env), expected, rtol=1e-5, atol=1e-9)
+    assert env.ledger.counts["gradient_steps"] == 0
+
+
 def test_closed_form_is_the_difference_of_losses() -> None:
     env = quadratic()
     start = env.state_dict()
@@ -126,7 +140,7 @@ def test_clipping_at_the_median() -> None:
     """No sample weighs more than the median one; those below it keep their weight."""
     env = quadratic(momentum=0.9)  # makes early samples weigh more than late ones
     optimizer = stepped(env)
-    weights = optimizer._sample_weights(env)
+    weights = optimizer._sample_weights(env.sample_gradient())
     norms = torch.cat([g.flatten(1) for g in env.sample_gradient().tensors], 1).norm(dim=1)
     median = norms.sort().values[(len(norms) - 1) // 2]
     torch.testing.assert_close(weights * norms, norms.clamp(max=float(median)))
@@ -223,10 +237,10 @@ def test_unrenderable_differences_skip_the_gradient(caplog: pytest.LogCaptureFix
     optimizer = stepped(env)
     slopes = env.exact_slopes
 
-    def failing() -> Tensor:
+    def failing(gradient: Batch) -> Tensor:
         generator.failing = True
         try:
-            return slopes()
+            return slopes(gradient)
         finally:
             generator.failing = False
 
