@@ -53,6 +53,10 @@ def _estimators() -> list[Estimator]:
             name = f"hybrid, {count if count == 8 else 'all'} coordinates, exact light"
             clipped: dict[str, Any] = {"count": count, "clip_samples": clip}
             found.append((name + (", samples clipped" if clip else ""), HybridGradient, clipped))
+    for steps, which in ((None, "all steps"), (1, "last step")):
+        changes = {"steps": steps, "curvature": False}
+        name = f"hybrid, {which} without curvature, 8 coordinates, exact light, samples clipped"
+        found.append((name, HybridGradient, changes))
     for directions in ("gaussian", "coordinate"):
         for sigma in (0.05, 0.1, 0.2):
             changes = {"directions": directions, "sigma": sigma}
@@ -94,22 +98,30 @@ class Bench:
 
     def estimates(self, draw: int) -> Iterator[tuple[str, Tensor, float]]:
         """One estimate of every kind: its name, its gradient (d,), its CPU + GPU seconds beyond the step behind it."""
-        # All hybrid gradients look back on the same step, and one dL/dX serves them; each is charged for it.
+        # All hybrid gradients by the adjoint look back on the same step, and one dL/dX serves them; each is charged
+        # for it.
         env = self.at(draw)
         env.step(self.beta)
         before = env.ledger.spent("total_seconds")
         env.sample_gradient()
         shared = env.ledger.spent("total_seconds") - before
-        for name, cls, changes in sorted(ESTIMATORS, key=lambda estimator: estimator[1] is not HybridGradient):
-            if cls is not HybridGradient:
+        for name, cls, changes in sorted(ESTIMATORS, key=lambda estimator: not _by_adjoint(estimator)):
+            served = _by_adjoint((name, cls, changes))
+            if not served:
                 env = self.at(draw)
+                if cls is HybridGradient:
+                    env.step(self.beta)
             optimizer = cls(env.space, seed=draw, **changes)
             if cls is CreditGradient:
                 optimizer.update(env)
             before = env.ledger.spent("total_seconds")
             gradient = optimizer.gradient(env)
             cost = env.ledger.spent("total_seconds") - before
-            yield name, gradient, cost + (shared if cls is HybridGradient else 0)
+            yield name, gradient, cost + (shared if served else 0)
+
+
+def _by_adjoint(estimator: Estimator) -> bool:
+    return estimator[1] is HybridGradient and estimator[2].get("curvature", True)
 
 
 def _loss(outcome: Outcome) -> float:
