@@ -54,9 +54,8 @@ def _estimators() -> list[Estimator]:
             clipped: dict[str, Any] = {"count": count, "clip_samples": clip}
             found.append((name + (", samples clipped" if clip else ""), HybridGradient, clipped))
     for steps, which in ((None, "all steps"), (1, "last step")):
-        changes = {"steps": steps, "curvature": False}
         name = f"hybrid, {which} without curvature, 8 coordinates, exact light, samples clipped"
-        found.append((name, HybridGradient, changes))
+        found.append((name, HybridGradient, {"steps": steps, "curvature": False}))
     for directions in ("gaussian", "coordinate"):
         for sigma in (0.05, 0.1, 0.2):
             changes = {"directions": directions, "sigma": sigma}
