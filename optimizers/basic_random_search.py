@@ -51,7 +51,7 @@ class BasicRandomSearch(GradientOptimizer):
         seed: int,
         every: int = 1,
         pairs: int = 2,
-        sigma: float = 0.1,
+        sigma: float = 0.05,
         rule: str = "rmsprop",
         normalize: bool = False,
         learning_rate: float = 0.015,
