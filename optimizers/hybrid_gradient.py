@@ -55,8 +55,8 @@ class HybridGradient(GradientOptimizer):
         shared: Whether all samples of an update are displaced along the same directions; else each along its own.
         count: J, directions per sample; of single components, at most all. 2 N J samples are rendered for a gradient.
         sigma: Displacement, as a fraction of each component's range.
-        steps: Training steps, the last ones, whose samples are differentiated, N being their number then; None for all
-            K as in the paper. A sum over fewer samples is extrapolated to all.
+        steps: Training steps, the last ones, whose samples are differentiated, N being their number then; None, or more
+            than there are, for all K as in the paper. A sum over fewer samples is extrapolated to all.
         curvature: Whether dL/dX_i has how a training step changes the gradients of those after it, as in the paper;
             else it is cheaper, and within single precision the same in the last step.
         exact: Whether the blocks in `env.generator.smooth` get exact derivatives in place of differences.
@@ -108,6 +108,8 @@ class HybridGradient(GradientOptimizer):
             raise ValueError(f"unknown clip_samples {clip_samples!r}; choose 'median' or None")
         if count < 1 or not sigma > 0 or not (max_norm is None or max_norm > 0):
             raise ValueError(f"count, sigma and max_norm must be positive, not {count}, {sigma} and {max_norm}")
+        if not (steps is None or steps >= 1):
+            raise ValueError(f"steps must be None or at least 1, not {steps}")
         self.directions, self.shared, self.count, self.sigma = directions, shared, count, sigma
         self.steps, self.curvature = steps, curvature
         self.exact, self.clip_samples, self.max_norm = exact, clip_samples, max_norm
@@ -182,7 +184,8 @@ class HybridGradient(GradientOptimizer):
         return delta.scatter_(-1, dealt[..., None], self.sigma).expand(-1, samples, -1)
 
     def _sample_gradient(self, env: DataGenEnv) -> Batch:
-        return env.sample_gradient(exact=self.curvature, steps=self.steps)
+        steps = env.unroll_steps if self.steps is None else min(self.steps, env.unroll_steps)
+        return env.sample_gradient(exact=self.curvature, steps=steps)
 
     def _sample_weights(self, gradient: Batch) -> Tensor:
         """(N,) factors that clip each sample's |dL/dX_i| at the median of all."""

@@ -73,6 +73,17 @@ def test_the_last_training_steps_stand_for_all(steps: int, exact: bool) -> None:
     assert env.ledger.counts["gradient_steps"] == 0
 
 
+def test_more_training_steps_than_there_are_are_all() -> None:
+    gradients = []
+    for steps in (None, 4, 9):
+        env = quadratic(unroll_steps=4)
+        gradients.append(stepped(env, steps=steps).gradient(env))
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+    with pytest.raises(ValueError, match="steps must be None or at least 1, not 0"):
+        HybridGradient(env.space, seed=0, steps=0)
+
+
 def test_closed_form_is_the_difference_of_losses() -> None:
     env = quadratic()
     start = env.state_dict()
