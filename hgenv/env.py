@@ -267,7 +267,7 @@ class DataGenEnv(gym.Env):
         Computed, and paid for, once per step.
 
         Args:
-            exact: Otherwise how the K training steps bend each other's gradients is left out, at two thirds of the
+            exact: Otherwise how the K training steps bend each other's gradients is left out, at 0.6 of the
                 price, see `hgenv.learning.unroll.sample_gradient`.
             steps: Of the samples of the last so many training steps alone, at their share of the price; None for all K.
 

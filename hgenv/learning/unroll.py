@@ -149,7 +149,7 @@ def sample_gradient(
         batches: X_0 .. X_{K-1}.
         data: What the learner validates on.
         exact: By the adjoint. Otherwise as `credits` go: how a training step changes the gradients of those after it is
-            left out, and the slope along v_k is a central difference; about two thirds of the price. The last step has
+            left out, and the slope along v_k is a central difference; about 0.6 of the price. The last step has
             none after it, so only the difference tells its gradient from the exact one.
         steps: Of the last so many training steps only; None for all K.
 
