@@ -296,7 +296,8 @@ def curves(runs: Sequence[Record], title: str) -> Figure:
             axis.grid(alpha=0.3)
             if column == 0:
                 axis.set_ylabel(f"{data} {COLUMNS.get(main, main)}")
-    axes[0][0].legend(fontsize="small")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")  # covers no curve
     return figure
 
 
