@@ -194,7 +194,7 @@ def test_only_one_process_works_on_a_run(tmp_path):
     ("budget.amount=0", BudgetError, "positive"),
     ("budget.amount=much", RunError, "must be a number"),
     ("env.learning_rate=.inf", RunError, r"env.learning_rate must be a number \(infinity is written inf\), not '.inf'"),
-    ("optimizer.random_beta=perhaps", RunError, "true or false"),
+    ("optimizer.beta=perhaps", RunError, "beta must be initial, random, or"),
     ("budget.unit=days", BudgetError, "choose one of cpu_seconds"),
     ("seed=-1", RunError, "seed must be a whole number of at least 0, not -1"),
     ("threads=0", RunError, "threads"),
@@ -209,6 +209,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, ove
     with pytest.raises(error, match=message):
         run(quadratic(tmp_path, override))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_is_neither_true_nor_false():
+    with pytest.raises(RunError, match=r"optimizer\.normalize must be true or false, not 'perhaps'"):
+        compose(["optimizer=basic_random_search", "optimizer.normalize=perhaps"])
 
 
 def test_missing_photos_are_named(tmp_path):

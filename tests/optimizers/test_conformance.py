@@ -202,10 +202,30 @@ def test_the_kit_notices(spoilt: type[Spoilt], check: str) -> None:
 def test_a_random_beta_is_valid_and_stays() -> None:
     env = OptimizerConformance().make_env()
     env.reset(seed=0)
-    optimizers = [Fixed(env.space, seed=seed, random_beta=True) for seed in (0, 0, 1)]
+    optimizers = [Fixed(env.space, seed=seed, beta="random") for seed in (0, 0, 1)]
     betas = [optimizer.recommendation for optimizer in optimizers]
     assert torch.equal(betas[0], betas[1])
     assert not torch.equal(betas[0], betas[2])
     assert torch.equal(betas[0], env.space.project(env.space.check(betas[0])))
     optimizers[0].update(env)
     assert torch.equal(optimizers[0].recommendation, betas[0])
+
+
+def test_trains_at_a_given_beta() -> None:
+    env = OptimizerConformance().make_env()
+    env.reset(seed=0)
+    wanted = env.space.project(env.space.low + 0.3 * (env.space.high - env.space.low))
+    optimizer = Fixed(env.space, seed=0, beta=wanted.tolist())
+    optimizer.update(env)
+    assert env.outcome is not None
+    torch.testing.assert_close(env.outcome.beta, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("beta", "error", "message"), [
+    ("luck", ValueError, "initial, random, or . numbers, not 'luck'"),
+    ([0.1], DecisionError, "components"),
+    ([99.0] * 4, DecisionError, "outside"),
+])  # fmt: skip
+def test_a_beta_that_cannot_be_held_is_refused(beta, error, message) -> None:
+    with pytest.raises(error, match=message):
+        Fixed(OptimizerConformance().make_env().space, seed=0, beta=beta)
