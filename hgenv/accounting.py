@@ -8,6 +8,7 @@ together add up to what the process used.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
 OFF_CLOCK = ("score", "log", "checkpoint", "warm_up")
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
+MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
 COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
 
 
@@ -73,6 +75,7 @@ class Ledger:
         self._phase = "optimizer"
         self._last = _clocks()
         self._event = self._record()
+        self._held: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()  # phases that are not booked yet
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -101,6 +104,15 @@ class Ledger:
         if self.on_clock:
             self.counts[name] += amount
 
+    def wait(self) -> None:
+        """Wait, asleep, for the device to do what it was asked; on a CPU there is nothing to wait for.
+
+        For right before a result is fetched, which would wait at full load: the CPU, too, would be charged for that.
+        """
+        event = self._record()
+        if event is not None:
+            event.synchronize()
+
     def charge(self, worker: dict[str, Any]) -> None:
         """Add what another process spent on behalf of this one, its `state_dict`.
 
@@ -117,14 +129,14 @@ class Ledger:
         """What was spent so far in any resource or count."""
         if unit in self.counts:
             return self.counts[unit]
-        self._switch(self._phase)
+        self._settle()
         if unit == "total_seconds":
             return self.spent("cpu_seconds") + self.spent("gpu_seconds")
         return sum(self._seconds[phase][unit] for phase in PHASES)
 
     def by_phase(self) -> dict[str, dict[str, float]]:
         """cpu, gpu and wall seconds of every phase, those off the clock included."""
-        self._switch(self._phase)
+        self._settle()
         return {phase: dict(seconds) for phase, seconds in self._seconds.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,27 +147,42 @@ class Ledger:
         """Go on from a saved ledger; the time since it was saved is not charged."""
         self._seconds = {phase: dict(seconds) for phase, seconds in state["seconds"].items()}
         self.counts = dict(state["counts"])
-        self._last = _clocks()
+        self._held.clear()
+        self._last, self._event = _clocks(), self._record()
 
     def _switch(self, phase: str) -> None:
         seconds = self._seconds[self._phase]
         if self._event is not None:
             now = self._record()
             assert now is not None
-            now.synchronize()
             # The device is charged for as long as a phase that uses it holds it.
             if self._phase != "optimizer":
-                seconds["gpu_seconds"] += self._event.elapsed_time(now) / 1000
+                self._held.append((self._phase, self._event, now))
             self._event = now
+            if len(self._held) > MARKS:
+                self._book()
         clocks = _clocks()
         seconds["cpu_seconds"] += clocks[0] - self._last[0]
         seconds["wall_seconds"] += clocks[1] - self._last[1]
         self._phase, self._last = phase, clocks
 
+    def _settle(self) -> None:
+        """Book everything until now. Only this has to wait for the device."""
+        self._switch(self._phase)
+        if self._held:
+            self._held[-1][2].synchronize()
+            self._book()
+
+    def _book(self) -> None:
+        """Charge for what the device is through with."""
+        while self._held and self._held[0][2].query():
+            phase, start, end = self._held.popleft()
+            self._seconds[phase]["gpu_seconds"] += start.elapsed_time(end) / 1000
+
     def _record(self) -> torch.cuda.Event | None:
         if self._device.type != "cuda":
             return None
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
 

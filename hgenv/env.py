@@ -19,7 +19,7 @@ from .accounting import Ledger
 from .batch import Batch
 from .decision import DecisionSpace
 from .generators.random import hash_integers
-from .learning.unroll import SGD, Learner, TrainingState, train
+from .learning.unroll import SGD, Learner, TrainingState, train, train_together
 from .learning.unroll import credits as unrolled_credits
 from .learning.unroll import sample_gradient as unrolled_gradient
 from .rendering.scene import RenderError
@@ -129,6 +129,7 @@ class DataGenEnv(gym.Env):
         max_updates: int = 1000,
         device: str | torch.device = "cpu",
         workers: int = 0,
+        probe_batch: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
@@ -144,7 +145,9 @@ class DataGenEnv(gym.Env):
         self.device = torch.device(device)
         if workers < 0 or (workers and self.device.type != "cpu"):
             raise ValueError(f"workers must be 0, or any number on a CPU, not {workers} on {self.device.type}")
-        self.workers = workers
+        if probe_batch is not None and (probe_batch < 1 or (workers and probe_batch > 1)):
+            raise ValueError(f"probe_batch must be at least 1, and 1 with workers, not {probe_batch}")
+        self.workers, self.probe_batch = workers, probe_batch
         self._workers: Workers | None = None
         self.render_mode = render_mode
         self.space = generator.space
@@ -224,7 +227,9 @@ class DataGenEnv(gym.Env):
     def probe(self, betas: Tensor) -> list[Outcome]:
         """What a step at each of (P, d) betas would give: same weights, same sample seeds. Nothing is kept.
 
-        With `workers`, they run side by side in as many processes, and give the same bits as one torch thread here.
+        With `workers`, they run side by side in as many processes, and give the same bits as one torch thread here. On
+        a GPU `probe_batch` of them (all, if that is None) are rendered, trained and validated as one batch, which
+        differs from a step by rounding.
 
         Raises:
             DecisionError: One of them is not valid.
@@ -233,7 +238,11 @@ class DataGenEnv(gym.Env):
         valid = [self._valid(beta) for beta in betas]
         if self.workers:
             return self._probe_in_workers(valid)
-        return [self._evaluate(beta, beta.expand(self.samples_per_update, -1))[0] for beta in valid]
+        size = self._probes_at_a_time(len(valid))
+        if size == 1:
+            return [self._probe_alone(beta) for beta in valid]
+        starts = range(0, len(valid), size)
+        return [outcome for start in starts for outcome in self._probe_together(valid[start : start + size])]
 
     def step_each(self, betas: Tensor, share: int = 1) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Like `step`, every training sample having its own beta.
@@ -341,30 +350,33 @@ class DataGenEnv(gym.Env):
             (J, N) float64: change of L per fraction of range, to first order in X, beta alone of sample i moving.
 
         Raises:
-            ValueError: Wrong shape, or a direction is zero or not finite.
+            ValueError: Wrong shape, no directions, or one is zero or not finite.
             RenderError: A displaced sample cannot be rendered.
         """
         unroll = self._last_unroll()
         dimension = self.space.dimension
         count = self.samples_per_update if gradient is None else len(gradient)
-        if directions.dim() != 3 or directions.shape[1:] != (count, dimension):
+        if directions.dim() != 3 or not len(directions) or directions.shape[1:] != (count, dimension):
             raise ValueError(f"directions must be (J, {count}, {dimension}), not {tuple(directions.shape)}")
         if not directions.isfinite().all() or (directions == 0).all(-1).any():
             raise ValueError("directions must be finite and none of them zero")
         gradient = self.sample_gradient() if gradient is None else gradient
         betas, seeds = unroll.betas[-count:], unroll.seeds[-count:]
         centre = self.space.scale(betas)
-        slopes = torch.empty(directions.shape[:2], dtype=torch.float64)
-        for j, direction in enumerate(directions.to(torch.float64)):
+        rises, distances = [], []
+        for direction in directions.to(torch.float64):
             ahead, behind = (centre + direction).clamp(0, 1), (centre - direction).clamp(0, 1)
             with self.ledger.phase("generate"):
                 both = self.generator(self.space.unscale(torch.cat([ahead, behind])), torch.cat([seeds, seeds]))
             self.ledger.count("samples", 2 * count)
             with self.ledger.phase("gradient"):
-                rise = gradient.dot(both[:count]) - gradient.dot(both[count:])
-                distance = (ahead - behind).norm(dim=-1)
-                slopes[j] = torch.where(distance > 0, rise.to("cpu", torch.float64) / distance.clamp(min=1e-12), 0)
-        return slopes
+                rises.append(gradient.dot(both[:count]) - gradient.dot(both[count:]))
+                distances.append((ahead - behind).norm(dim=-1))
+        with self.ledger.phase("gradient"):
+            distance = torch.stack(distances)
+            self.ledger.wait()
+            rise = torch.stack(rises).to("cpu", torch.float64)
+            return torch.where(distance > 0, rise / distance.clamp(min=1e-12), 0)
 
     def exact_slopes(self, gradient: Batch | None = None) -> Tensor:
         """dL/dbeta through each sample of the last step, in the blocks where the generator is smooth.
@@ -409,8 +421,8 @@ class DataGenEnv(gym.Env):
             _, self._unroll = self._evaluate(beta, beta.expand(self.samples_per_update, -1))
             if self._unroll is not None:
                 self._gradients = {}
-                if self.workers:
-                    self.probe(beta.expand(2 * self.workers, -1))
+                if self.workers or self._probes_at_a_time(2) > 1:
+                    self.probe(beta.expand(2 * max(1, self.workers), -1))
                 self.credits()
                 self.sample_gradient(exact=False, steps=1)
                 self.slopes(torch.full((1, self.samples_per_update, self.space.dimension), 1e-2))
@@ -447,8 +459,7 @@ class DataGenEnv(gym.Env):
 
     def _evaluate(self, beta: Tensor, betas: Tensor, share: int = 1) -> tuple[Outcome, Unroll | None]:
         """Generate with (N, d) betas, `beta` together, train from the current weights, validate."""
-        seed = hash_integers(torch.tensor([self._seed]), 1)[0] + self.update
-        seeds = hash_integers(seed, self.samples_per_update // share)[0].repeat_interleave(share).to(self.device)
+        seeds = self._sample_seeds(share)
         try:
             with self.ledger.phase("generate"):
                 batches = self._batches(betas, seeds)
@@ -458,13 +469,57 @@ class DataGenEnv(gym.Env):
             self.ledger.count("samples", len(betas))
         with self.ledger.phase("train"):
             states = train(self.learner, self.sgd, self.state, batches)
-        self.ledger.count("training_steps", self.unroll_steps)
-        self.ledger.count("flops", self.unroll_steps * self.learner.flops("train", self.batch_size))
-        loss = self._validate(states[-1])
-        if not np.isfinite(loss):
-            message = f"update {self.update}: L = {loss} after {self.unroll_steps} training steps"
-            return Outcome(beta, None, Status.DIVERGED, message), None
-        return Outcome(beta, loss), Unroll(betas, seeds, batches, states)
+        self._count_training(1)
+        outcome = self._outcome(beta, self._validate(states[-1]))
+        return outcome, Unroll(betas, seeds, batches, states) if outcome.ok else None
+
+    def _probes_at_a_time(self, count: int) -> int:
+        return self.probe_batch or (1 if self.device.type == "cpu" else max(1, count))
+
+    def _probe_alone(self, beta: Tensor) -> Outcome:
+        return self._evaluate(beta, beta.expand(self.samples_per_update, -1))[0]
+
+    def _probe_together(self, betas: list[Tensor]) -> list[Outcome]:
+        """`_probe_alone` for each of them, as one batch."""
+        count, seeds = len(betas), self._sample_seeds()
+        try:
+            with self.ledger.phase("generate"):
+                samples = self.generator(torch.stack(betas).repeat_interleave(len(seeds), 0), seeds.repeat(count)).map(
+                    lambda x: x.unflatten(0, (count, self.unroll_steps, self.batch_size))
+                )
+        except RenderError:
+            return [self._probe_alone(beta) for beta in betas]  # that tells which
+        finally:
+            self.ledger.count("samples", count * len(seeds))
+        with self.ledger.phase("train"):
+            batches = [Batch(*(x[:, k] for x in samples.tensors)) for k in range(self.unroll_steps)]
+            weights = train_together(self.learner, self.sgd, self.state, batches).weights
+        self._count_training(count)
+        with self.ledger.phase("validate"), torch.no_grad():
+            losses = torch.func.vmap(lambda w: self.learner.validation_loss(w, self.validation))(weights)
+            self.ledger.wait()
+            values = losses.tolist()
+        self._count_validation(count)
+        return [self._outcome(beta, value) for beta, value in zip(betas, values, strict=True)]
+
+    def _outcome(self, beta: Tensor, loss: float) -> Outcome:
+        if np.isfinite(loss):
+            return Outcome(beta, loss)
+        message = f"update {self.update}: L = {loss} after {self.unroll_steps} training steps"
+        return Outcome(beta, None, Status.DIVERGED, message)
+
+    def _sample_seeds(self, share: int = 1) -> Tensor:
+        """(N,) of this update, `share` consecutive ones alike."""
+        seed = hash_integers(torch.tensor([self._seed]), 1)[0] + self.update
+        return hash_integers(seed, self.samples_per_update // share)[0].repeat_interleave(share).to(self.device)
+
+    def _count_training(self, times: int) -> None:
+        self.ledger.count("training_steps", times * self.unroll_steps)
+        self.ledger.count("flops", times * self.unroll_steps * self.learner.flops("train", self.batch_size))
+
+    def _count_validation(self, times: int) -> None:
+        self.ledger.count("validation_passes", times)
+        self.ledger.count("flops", times * self.learner.flops("validate", len(self.validation.batch)))
 
     def _probe_in_workers(self, betas: list[Tensor]) -> list[Outcome]:
         if self._workers is None:
@@ -488,10 +543,11 @@ class DataGenEnv(gym.Env):
 
     def _validate(self, state: TrainingState) -> float:
         with self.ledger.phase("validate"), torch.no_grad():
-            loss = float(self.learner.validation_loss(state.weights, self.validation))
-        self.ledger.count("validation_passes", 1)
-        self.ledger.count("flops", self.learner.flops("validate", len(self.validation.batch)))
-        return loss
+            loss = self.learner.validation_loss(state.weights, self.validation)
+            self.ledger.wait()
+            value = float(loss)
+        self._count_validation(1)
+        return value
 
     def _valid(self, beta: ArrayLike | Tensor) -> Tensor:
         return self.space.project(self.space.check(beta))

@@ -24,6 +24,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .accounting import COUNTS
@@ -351,6 +352,7 @@ class EnvironmentConformance:
     def test_probe_foretells_the_step(self) -> None:
         """A probe gives the outcome of a step at the same beta, and leaves weights and update as they were."""
         env = self._reset()
+        env.probe_batch = 1  # more differ from a step by rounding
         betas = self._betas(env.space)
         before = _through_file(env.state_dict())
         outcomes = env.probe(betas)
@@ -362,6 +364,25 @@ class EnvironmentConformance:
             f"a probe gave {outcomes[1]}, the step at the same beta {env.outcome}: both must start from the same "
             "weights and sample seeds"
         )
+
+    def test_probes_made_together_agree(self) -> None:
+        """Probes as one batch, as on a GPU, give what single ones give, but for rounding, at the same price."""
+        env = self._reset()
+        betas = self._betas(env.space)
+        found: list[NDArray[np.float64]] = []
+        costs: list[dict[str, int]] = []
+        for env.probe_batch in (1, len(betas)):
+            with _cost(env) as cost:
+                try:
+                    found.append(np.array([outcome.loss for outcome in env.probe(betas)], dtype=np.float64))
+                except RuntimeError as error:
+                    raise AssertionError(
+                        f"probes cannot be made as one batch: {error}\nwrite the learner's losses so that "
+                        "torch.func.vmap can go through them: no branches on values, no shapes that depend on them"
+                    ) from error
+            costs.append(cost)
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-3, err_msg="probes as one batch have other losses")
+        assert costs[0] == costs[1], f"probes are charged {costs[0]} one by one, but {costs[1]} as one batch"
 
     def test_bad_beta_is_refused(self) -> None:
         """A beta of wrong shape, out of bounds or not finite raises DecisionError and changes nothing."""

@@ -41,7 +41,7 @@ class Workers:
 
     def __init__(self, env: DataGenEnv, count: int) -> None:
         alone = copy.copy(env)
-        alone.__dict__ |= {"workers": 0, "_workers": None, "_unroll": None, "_gradient": None, "_np_random": None}
+        alone.__dict__ |= {"workers": 0, "_workers": None, "_unroll": None, "_gradients": {}, "_np_random": None}
         alone.ledger = Ledger()
         alone.render_mode = None
         self._flat = torch.cat([t.detach().flatten() for t in _tensors(env.state)]).share_memory_()

@@ -50,6 +50,76 @@ def test_a_failing_phase_still_ends() -> None:
     assert ledger.on_clock
 
 
+class Device:
+    """A device whose clock runs as it is told, and which is done with what it was asked only when somebody waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = self.done = 0.0
+        self.waits = 0
+        device = self
+
+        class Event:
+            def __init__(self) -> None:
+                self.at = device.clock
+
+            def query(self) -> bool:
+                return device.done >= self.at
+
+            def synchronize(self) -> None:
+                device.waits += 1
+                device.done = max(device.done, self.at)
+
+            def elapsed_time(self, end: "Event") -> float:
+                assert self.query()
+                assert end.query(), "its time is not known before it is done"
+                return 1000 * (end.at - self.at)
+
+        monkeypatch.setattr(Ledger, "_record", lambda ledger: Event())
+
+
+def test_a_device_is_charged_for_the_phases_that_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    ledger = Ledger()
+    with ledger.phase("train"):
+        device.clock += 3
+        with ledger.phase("validate"):
+            device.clock += 2
+    device.clock += 7  # the optimizer's own: nothing on the device
+    with ledger.phase("score"), ledger.phase("train"):
+        device.clock += 11
+    assert device.waits == 0, "a phase waits for nothing"
+    assert ledger.spent("gpu_seconds") == 5
+    assert ledger.spent("total_seconds") == pytest.approx(5 + ledger.spent("cpu_seconds"), abs=0.01)
+    phases = ledger.by_phase()
+    assert {name: p["gpu_seconds"] for name, p in phases.items() if p["gpu_seconds"]} == {
+        "train": 3, "validate": 2, "score": 11,
+    }  # fmt: skip
+
+
+def test_a_device_that_keeps_up_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    ledger = Ledger()
+    for _ in range(1000):
+        with ledger.phase("train"):
+            device.clock += 1
+        device.done = device.clock
+    assert device.waits == 0
+    assert len(ledger._held) < 100
+    saved = ledger.state_dict()
+    device.clock += 5
+    restored = Ledger()
+    restored.load_state_dict(saved)
+    assert restored.spent("gpu_seconds") == 1000
+
+
+def test_waiting_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    Ledger().wait()
+    assert device.waits == 1
+    monkeypatch.undo()
+    Ledger().wait()  # a CPU has nothing to wait for
+
+
 def test_unknown_phase() -> None:
     with pytest.raises(KeyError, match="no phase 'lunch'"), Ledger().phase("lunch"):
         pass

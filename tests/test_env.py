@@ -323,6 +323,41 @@ def test_a_shape_that_cannot_be_rendered_is_a_status() -> None:
     assert env.state is state
 
 
+def test_a_probe_that_fails_does_not_spoil_those_made_together_with_it() -> None:
+    env = make("ShapeNormals", device="cpu", **SMALL)
+    env.reset(seed=0)
+    whole = env.generator
+    draw = torch.rand(5, env.space.dimension, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    betas = env.space.project(env.space.unscale(draw))
+    alone = env.probe(betas)
+    assert all(outcome.ok for outcome in alone)
+
+    class Partly:
+        """Cannot render the third beta, and makes the fourth a loss of NaN."""
+
+        space, smooth = whole.space, whole.smooth
+
+        def __call__(self, given: Tensor, seeds: Tensor) -> Batch:
+            if (given == alone[2].beta).all(1).any():
+                raise RenderError("nothing to see")
+            batch = whole(given, seeds)
+            bad = (given == alone[3].beta).all(1)
+            return Batch(batch.image.masked_fill(bad[:, None, None, None], float("nan")), batch.target, batch.mask)
+
+    env.generator = Partly()
+    for env.probe_batch in (2, 5):
+        before = dict(env.ledger.counts)
+        found = env.probe(betas)
+        assert [o.status for o in found] == [Status.OK, Status.OK, Status.UNRENDERABLE, Status.DIVERGED, Status.OK]
+        assert found[2].message == "nothing to see"
+        for i in (0, 1, 4):
+            assert found[i].loss == pytest.approx(alone[i].loss, rel=1e-4)
+            assert torch.equal(found[i].beta, alone[i].beta)
+        assert env.ledger.counts["validation_passes"] - before["validation_passes"] == 4
+    with pytest.raises(ValueError, match="probe_batch must be at least 1, and 1 with workers, not 0"):
+        make("ShapeNormals", probe_batch=0)
+
+
 def test_bad_arguments_name_the_cure() -> None:
     with pytest.raises(ValueError, match="unknown data 'nyu'; choose 'standin' or 'mbii'"):
         make("ShapeNormals", data="nyu")

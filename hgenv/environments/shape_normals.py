@@ -62,6 +62,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
     | workers | processes that share the probes of an update, on a CPU; 0: none, one after the other here | 0 |
+    | probe_batch | probes that are made as one batch; None: all on a GPU, 1 on a CPU | None |
     | device | "auto" (CUDA where there is one), "cpu", "cuda" | "auto" |
 
     ## Version history
@@ -94,6 +95,7 @@ class ShapeNormalsEnv(DataGenEnv):
         max_updates: int = 1000,
         device: str = "auto",
         workers: int = 0,
+        probe_batch: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         chosen = choose_device(device)
@@ -109,6 +111,7 @@ class ShapeNormalsEnv(DataGenEnv):
             max_updates=max_updates,
             device=chosen,
             workers=workers,
+            probe_batch=probe_batch,
             render_mode=render_mode,
         )
 

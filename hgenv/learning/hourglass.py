@@ -145,6 +145,9 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
         norm, convolution = self.norm, self.convolution
+        if torch._C._are_functorch_transforms_active():
+            # vmap knows PyTorch's own layers only, and GroupNorm in one memory layout; one derivative will do.
+            return convolution((F.silu if self.smooth else F.relu)(norm(x.contiguous())))
         weights = norm.weight, norm.bias, convolution.weight, convolution.bias
         return _Unit.apply(x, *weights, norm.num_groups, norm.eps, self.smooth)
 

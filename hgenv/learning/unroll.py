@@ -130,6 +130,33 @@ def train(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]
     return trajectory
 
 
+def train_together(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]) -> TrainingState:
+    """What `train` makes of P copies of `state`, each on samples of its own, as one computation (for GPUs).
+
+    Args:
+        learner: What is trained; `torch.func.vmap` must be able to go through its training loss.
+        sgd: How.
+        state: Where all copies start.
+        batches: K batches of (P, B, ...) tensors.
+
+    Returns:
+        The last state, of (P, ...) weights and momentum: those of `train` but for rounding.
+    """
+
+    def training_loss(weights: Weights, *samples: Tensor) -> Tensor:
+        return learner.training_loss(weights, Batch(*samples))
+
+    gradient = torch.func.vmap(torch.func.grad(training_loss))
+    copies = len(batches[0])
+    weights, momentum = (
+        {name: t.expand(copies, *t.shape) for name, t in tensors.items()} for tensors in (state.weights, state.momentum)
+    )
+    state = TrainingState(weights, momentum, state.step)
+    for batch in batches:
+        state = sgd(state, gradient(state.weights, *batch.tensors))
+    return state
+
+
 def sample_gradient(
     learner: Learner,
     sgd: SGD,
@@ -290,7 +317,7 @@ def _ends(weights: Weights, v: Weights) -> Tensor:
 
 
 def _moved(weights: Weights, v: Weights, step: Tensor) -> Weights:
-    return {name: torch.add(w, v[name], alpha=float(step)) for name, w in weights.items()}
+    return {name: torch.addcmul(w, v[name], step) for name, w in weights.items()}
 
 
 def _norm(tensors: Weights) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hgenv.batch import Batch
 from hgenv.learning.normals import NormalsLearner
-from hgenv.learning.unroll import SGD, TrainingState, credits, sample_gradient, train
+from hgenv.learning.unroll import SGD, TrainingState, credits, sample_gradient, train, train_together
 
 with warnings.catch_warnings():
     # Both peers import parts of PyTorch and of the standard library that are going away.
@@ -184,6 +184,27 @@ def test_training_goes_on_from_a_state(smooth):
     rest = train(smooth, FULL, half[-1], batches[2:])
     for name, w in whole[-1].weights.items():
         assert torch.equal(rest[-1].weights[name], w)
+
+
+@pytest.mark.parametrize("sgd", [PLAIN, FULL])
+def test_copies_that_train_together_are_what_each_is_alone(learner, sgd):
+    start = train(learner, sgd, sgd.start(learner.initial_weights(0)), [random_batch(2, 9)])[-1]
+    own = [[random_batch(2, 10 * copy + k) for k in range(3)] for copy in range(3)]
+    stacked = []
+    for step in zip(*own, strict=True):
+        stacked.append(Batch(*map(torch.stack, zip(*(batch.tensors for batch in step), strict=True))))
+    together = train_together(learner, sgd, start, stacked)
+    data = photos()
+    losses = torch.func.vmap(lambda w: learner.validation_loss(w, data))(together.weights)
+    for copy, batches in enumerate(own):
+        alone = train(learner, sgd, start, batches)[-1]
+        assert together.step == alone.step == 4
+        for ours, theirs in ((together.weights, alone.weights), (together.momentum, alone.momentum)):
+            assert ours.keys() == theirs.keys()
+            for name, expected in theirs.items():
+                torch.testing.assert_close(ours[name][copy], expected, rtol=1e-9, atol=1e-11)
+        expected = learner.validation_loss(alone.weights, data)
+        torch.testing.assert_close(losses[copy], expected, rtol=1e-10, atol=0)
 
 
 class Mean:
