@@ -160,6 +160,8 @@ def run(config: DictConfig, command: str | None = None) -> Path:
     done = records.read_done(folder)
     if done is None:
         torch.set_num_threads(plain["threads"])
+        if torch.cuda.is_available():
+            _make_gpu_repeatable()
         # Whatever cannot be made fails here, before anything is written.
         job = _Run(folder, plain, budget, config.checkpoint_seconds, command)
         with _owned(folder, plain):
@@ -465,6 +467,12 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _make_gpu_repeatable() -> None:
+    """Have CUDA take those algorithms that give the same bits each time, and warn where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:

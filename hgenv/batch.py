@@ -47,6 +47,10 @@ class Batch:
         )
         return torch.stack(list(products)).sum(0)
 
+    def split(self, size: int) -> list[Batch]:
+        """The samples in parts of `size`."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
     @staticmethod
     def cat(batches: list[Batch]) -> Batch:
         """The samples of all `batches`, in order."""

@@ -25,6 +25,8 @@ from .learning.unroll import sample_gradient as unrolled_gradient
 from .rendering.scene import RenderError
 from .workers import Workers
 
+SAMPLES_AT_ONCE = 1024  # displaced samples: enough for a GPU, not too much for memory
+
 
 class Generator(Protocol):
     """f(beta, r): deterministic in both, random in r alone.
@@ -364,18 +366,20 @@ class DataGenEnv(gym.Env):
         betas, seeds = unroll.betas[-count:], unroll.seeds[-count:]
         centre = self.space.scale(betas)
         rises, distances = [], []
-        for direction in directions.to(torch.float64):
-            ahead, behind = (centre + direction).clamp(0, 1), (centre - direction).clamp(0, 1)
+        for some in directions.to(torch.float64).split(max(1, SAMPLES_AT_ONCE // (2 * count))):
+            ahead, behind = (centre + some).clamp(0, 1), (centre - some).clamp(0, 1)
+            displaced = torch.cat([ahead, behind]).flatten(0, 1)
             with self.ledger.phase("generate"):
-                both = self.generator(self.space.unscale(torch.cat([ahead, behind])), torch.cat([seeds, seeds]))
-            self.ledger.count("samples", 2 * count)
+                made = self.generator(self.space.unscale(displaced), seeds.repeat(2 * len(some)))
+            self.ledger.count("samples", len(made))
             with self.ledger.phase("gradient"):
-                rises.append(gradient.dot(both[:count]) - gradient.dot(both[count:]))
+                products = torch.stack([gradient.dot(part) for part in made.split(count)])
+                rises.append(products[: len(some)] - products[len(some) :])
                 distances.append((ahead - behind).norm(dim=-1))
         with self.ledger.phase("gradient"):
-            distance = torch.stack(distances)
+            distance = torch.cat(distances)
             self.ledger.wait()
-            rise = torch.stack(rises).to("cpu", torch.float64)
+            rise = torch.cat(rises).to("cpu", torch.float64)
             return torch.where(distance > 0, rise / distance.clamp(min=1e-12), 0)
 
     def exact_slopes(self, gradient: Batch | None = None) -> Tensor:
@@ -537,9 +541,7 @@ class DataGenEnv(gym.Env):
             self._workers = None
 
     def _batches(self, betas: Tensor, seeds: Tensor) -> list[Batch]:
-        batch = self.generator(betas, seeds)
-        size = self.batch_size
-        return [batch[k * size : (k + 1) * size] for k in range(self.unroll_steps)]
+        return self.generator(betas, seeds).split(self.batch_size)
 
     def _validate(self, state: TrainingState) -> float:
         with self.ledger.phase("validate"), torch.no_grad():

@@ -31,7 +31,7 @@ def one_thread() -> Any:
 def test_the_same_bits_and_counts_with_any_number() -> None:
     found = []
     for workers in (0, 1, 2):
-        env = make("ShapeNormalsLit", size=32, batch_size=4, workers=workers)
+        env = make("ShapeNormalsLit", device="cpu", size=32, batch_size=4, workers=workers)
         draw = torch.rand(5, env.space.dimension, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         betas = env.space.project(env.space.unscale(draw))
         first = [(o.loss, o.status) for o in env.probe(betas)]
@@ -49,7 +49,7 @@ def test_the_same_bits_and_counts_with_any_number() -> None:
 
 
 def test_a_warm_up_in_workers_is_free() -> None:
-    env = gymnasium.make("hgenv/ShapeNormals-v0", size=32, batch_size=4, workers=1).unwrapped
+    env = gymnasium.make("hgenv/ShapeNormals-v0", device="cpu", size=32, batch_size=4, workers=1).unwrapped
     env.reset(seed=0)
     before = env.ledger.spent("cpu_seconds")
     env.warm_up()
@@ -69,7 +69,7 @@ def test_what_cannot_be_sent_is_an_error_that_says_so() -> None:
 
 
 def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
-    env = make("ShapeNormals", size=32, batch_size=4, workers=1)
+    env = make("ShapeNormals", device="cpu", size=32, batch_size=4, workers=1)
     betas = env.space.project(env.space.initial)[None]
     env.probe(betas)
     assert env._workers is not None
@@ -84,4 +84,4 @@ def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
 
 def test_a_number_that_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="workers must be 0, or any number on a CPU, not -1"):
-        hgenv.environments.shape_normals.ShapeNormalsEnv(workers=-1)
+        hgenv.environments.shape_normals.ShapeNormalsEnv(device="cpu", workers=-1)

@@ -5,7 +5,7 @@ vertex colours, depth, normals, mask, light and shadows, at 64 and 128 px. By de
 takes ICT-FaceKit's. The routes take turns within each repetition; a figure is the median over repetitions of the
 process's CPU seconds, all of its threads counted. pyrender (EGL) does less: colour and depth under its own shading, no
 normals, no shadows; as with all of its users, each image's vertices are a new mesh to it. `ours_generator_64` is from
-beta and r to a finished batch.
+beta and r to a finished batch, `gpu_generator_64` the same on a GPU, where there is one, in seconds of the GPU.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +29,8 @@ from hgenv.rendering.scene import RenderError
 from hgenv.rendering.skin import shade_skin
 from hgenv.rendering.surfaces import SurfaceRenderer, ZBuffer, as_batch, fit, turn
 from hgenv.rendering.surfaces_embree import EmbreeSurfaces
+
+from .clocks import gpu, gpu_seconds, name_of, take_turns
 
 VERTICES = 97  # along an edge of the made mesh: 9,409 in all
 
@@ -122,16 +122,20 @@ def measure(model: MorphableModel, images: int, repetitions: int) -> dict[str, f
         print(f"pyrender is left out: {error}")
         routes["pyrender_64"] = None
     routes["ours_generator_64"] = lambda: generator(betas, seeds)
-    seconds: dict[str, list[float]] = {name: [] for name in routes}
-    for repetition in range(repetitions + 1):
-        for name, function in routes.items():
-            if function is None:
-                continue
-            start = time.process_time()
-            function()
-            if repetition > 0:  # the first is warm-up
-                seconds[name].append(time.process_time() - start)
-    return {name: images / statistics.median(times) if times else None for name, times in seconds.items()}
+    taken = take_turns({name: route for name, route in routes.items() if route is not None}, repetitions)
+    return {name: images / taken[name] if name in taken else None for name in routes}
+
+
+def measure_gpu(model: MorphableModel, images: int, repetitions: int) -> dict[str, float | None]:
+    """The generator's samples per second on a GPU."""
+    device = gpu()
+    if device is None:
+        return {"gpu_generator_64": None}
+    generator = FaceGenerator(model)
+    betas = generator.space.project(generator.space.initial).expand(images, -1)
+    seeds = torch.arange(images, device=device)
+    taken = take_turns({"all": lambda: generator(betas, seeds)}, repetitions, gpu_seconds)
+    return {"gpu_generator_64": images / taken["all"]}
 
 
 def main() -> None:
@@ -163,7 +167,10 @@ def main() -> None:
         figures = ("-", "-") if value is None else (f"{1000 / value:.2f}", f"{value:.0f}")
         ratio = f"{value / peer:.2f}" if value and peer and size == "64" else "-"
         print(f"{route:<18}{size:>5}{figures[0]:>11}{figures[1]:>11}{ratio:>12}")
-    print()
+    on_gpu = measure_gpu(model, arguments.images, arguments.repetitions)
+    made = on_gpu["gpu_generator_64"]
+    print(f"\nthe generator on {name_of(gpu())}: {'-' if made is None else f'{made:.0f} images/s'}\n")
+    speed |= on_gpu
     print(json.dumps({name: None if value is None else round(value, 1) for name, value in speed.items()}))
 
 

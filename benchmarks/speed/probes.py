@@ -4,6 +4,8 @@ The same betas probed from the same weights in this process and in 1, 2, ... wor
 the median of the wall seconds of a round, since that is what workers save. What they cost in CPU time stands beside it:
 the ledger charges it to whoever probes. All give the same losses, bit for bit, or this ends in an error.
 
+Where there is a GPU, the same probes run there, too, one after the other and as one batch, which differ by rounding.
+
 The last line is one flat JSON object.
 """
 
@@ -14,13 +16,17 @@ import json
 import os
 import statistics
 import time
+from functools import partial
 
 import gymnasium
 import torch
+from torch import Tensor
 
 import hgenv  # noqa: F401 - registers the environments
 from hgenv.env import DataGenEnv
 from hgenv.memory import keep_memory
+
+from .clocks import gpu, name_of, take_turns, wall_seconds
 
 
 def main() -> None:
@@ -71,7 +77,25 @@ def main() -> None:
         ratios = f"{one / seconds[count]:>8.2f}{seconds[0] / seconds[count]:>8.2f}"
         print(f"{count:<10}{seconds[count]:>9.2f}{ratios}{charged:>9.2f}")
         figures |= {f"workers_{count}_seconds": seconds[count], f"workers_{count}_cpu_seconds": charged}
+    if (device := gpu()) is not None:
+        figures |= measure_gpu(betas, device, arguments.repetitions)
     print("\n" + json.dumps(figures))
+
+
+def measure_gpu(betas: Tensor, device: torch.device, repetitions: int) -> dict[str, float]:
+    """Wall seconds of a round on a GPU, one probe after the other and all as one batch."""
+    work = {}
+    for name, size in (("gpu_single", 1), ("gpu_batch", None)):
+        env = gymnasium.make("hgenv/ShapeNormalsLit-v0", device=str(device), probe_batch=size).unwrapped
+        env.reset(seed=0)
+        env.warm_up()
+        work[name] = partial(env.probe, betas)
+    losses = [[outcome.loss for outcome in probe()] for probe in work.values()]
+    furthest = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
+    seconds = take_turns(work, repetitions, wall_seconds)
+    print(f"\n{name_of(device)}: one by one {seconds['gpu_single']:.3f} s, as one batch {seconds['gpu_batch']:.3f} s")
+    print(f"losses differ by {furthest:.1g} at most")
+    return {f"{name}_seconds": taken for name, taken in seconds.items()} | {"gpu_batch_error": furthest}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ of the process's CPU seconds, all of its threads counted, which waiting for a bu
 on a GPU, that GPU's time is not counted.) Meshes are as fine as the mesh routes make them by default; `--segments 32`
 makes them several times quicker and coarser than the pixels: 7 silhouette pixels and 7 degrees (99th percentile of the
 normals) off the analytic surface at 64 px, where 128 segments are 0.4 pixels and 2 degrees off.
+
+Where there is a GPU, the torch form runs there, too, on a larger batch: `gpu_*`, in seconds of the GPU.
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -29,6 +29,8 @@ from hgenv.rendering.analytic import AnalyticRenderer
 from hgenv.rendering.gl import PyrenderRenderer
 from hgenv.rendering.mesh import MeshRenderer
 from hgenv.rendering.scene import EMPTY, Frame, RenderError, Scene
+
+from .clocks import gpu, gpu_seconds, name_of, take_turns
 
 SIZES = (64, 128)
 FEWEST = 64  # samples that are drawn at a time: larger batches take less a sample
@@ -84,16 +86,19 @@ def measure_leaves(images: int, repetitions: int) -> dict[str, float]:
     return {"leaves_16_over_4": seconds["16"] / seconds["4"]}
 
 
-def take_turns(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median CPU seconds of each side, a warm-up left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for repetition in range(repetitions + 1):
-        for name, function in work.items():
-            start = time.process_time()
-            function()
-            if repetition > 0:
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+def measure_gpu(samples: int, repetitions: int) -> dict[str, float | None]:
+    """Images per second of the torch form on a GPU, by size, and samples per second of the whole generator there."""
+    device = gpu()
+    if device is None:
+        return dict.fromkeys([*(f"gpu_{size}" for size in SIZES), "gpu_pipeline_64"])
+    generator = ShapeGenerator(AnalyticRenderer(64), lit=True)
+    betas, seeds = generator.space.initial.expand(samples, -1), torch.arange(samples, device=device)
+    scene = generator.scene(betas, seeds)
+    work: dict[str, Callable[[], object]] = {
+        f"gpu_{size}": partial(AnalyticRenderer(size).render_torch, scene) for size in SIZES
+    }
+    work["gpu_pipeline_64"] = lambda: generator(betas, seeds)
+    return {name: samples / taken for name, taken in take_turns(work, repetitions, gpu_seconds).items()}
 
 
 def main() -> None:
@@ -101,11 +106,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=64, help="random objects in a repetition (default: 64)")
     parser.add_argument("--samples", type=int, default=256, help="samples in a batch of the generator (default: 256)")
+    parser.add_argument("--gpu-samples", type=int, default=4096, help="samples in a batch on a GPU (default: 4096)")
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions after the warm-up (default: 5)")
     parser.add_argument("--segments", type=int, default=128, help="edges around a tessellated circle (default: 128)")
     arguments = parser.parse_args()
-    if min(arguments.images, arguments.samples, arguments.repetitions) < 1 or arguments.segments < 4:
-        parser.error("--images, --samples and --repetitions must be at least 1, --segments at least 4")
+    batches = arguments.images, arguments.samples, arguments.gpu_samples
+    if min(*batches, arguments.repetitions) < 1 or arguments.segments < 4:
+        parser.error("--images, --samples, --gpu-samples and --repetitions must be at least 1, --segments at least 4")
     cores = os.cpu_count()
     # Embree, TBB and Mesa start threads of their own; they share this one core.
     if hasattr(os, "sched_setaffinity"):
@@ -139,7 +146,12 @@ def main() -> None:
     )
     leaves = measure_leaves(arguments.images, arguments.repetitions)
     print(f"16 primitives against 4, numba, 64 px: {leaves['leaves_16_over_4']:.1f} times the time\n")
-    speed |= made | leaves
+    on_gpu = measure_gpu(arguments.gpu_samples, arguments.repetitions)
+    print(f"torch form on {name_of(gpu())}, {arguments.gpu_samples} at a time:")
+    for name, value in on_gpu.items():
+        print(f"{name:<20}{'-' if value is None else f'{value:.0f}':>10} /s")
+    print()
+    speed |= made | leaves | on_gpu
     print(json.dumps({name: None if value is None else round(value, 1) for name, value in speed.items()}))
 
 

@@ -10,6 +10,8 @@ The peers get the network as their users would write it, of PyTorch's own layers
 the adjoint but the network's hand-written second derivatives (`hgenv.learning.hourglass`), so rows with `_units` give
 the peers these, too. Last, how far single precision is from double.
 
+Where there is a GPU, all of it runs there (`--cpu` keeps it off): seconds of the GPU, megabytes of its memory.
+
 The last line is one flat JSON object.
 """
 
@@ -24,7 +26,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -39,6 +40,8 @@ from hgenv.batch import Batch
 from hgenv.learning.hourglass import Unit
 from hgenv.learning.normals import NormalsLearner
 from hgenv.learning.unroll import SGD, Weights, sample_gradient, train
+
+from .clocks import cpu_seconds, gpu, gpu_seconds, name_of
 
 SIZE, SAMPLES, RATE = 64, 4, 0.05
 PEERS = ("higher", "torchopt")
@@ -56,11 +59,12 @@ def random_batch(samples: int, generator: torch.Generator, dtype: torch.dtype) -
     return Batch(image * mask, nn.functional.normalize(target - 0.5, dim=1) * mask, mask).map(lambda x: x.to(dtype))
 
 
-def problem(steps: int, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Problem:
+def problem(steps: int, device: torch.device, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Problem:
     """A learner, its training batches and its validation data."""
     generator = torch.Generator().manual_seed(0)
-    batches = [random_batch(samples, generator, dtype) for _ in range(steps)]
-    return NormalsLearner(size=SIZE, dtype=dtype), batches, SimpleNamespace(batch=random_batch(10, generator, dtype))
+    batches = [random_batch(samples, generator, dtype).map(lambda x: x.to(device)) for _ in range(steps)]
+    data = SimpleNamespace(batch=random_batch(10, generator, dtype).map(lambda x: x.to(device)))
+    return NormalsLearner(size=SIZE, dtype=dtype, device=device), batches, data
 
 
 def plain(learner: NormalsLearner, batches: list[Batch], data: Any) -> None:
@@ -148,8 +152,8 @@ def _sample_gradients(loss: Tensor, batches: list[Batch]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, [x for b in batches for x in b.tensors])
 
 
-def measure(method: str, steps: int) -> dict[str, float]:
-    """Added megabytes of a first run in this process, and processor seconds of a second."""
+def measure(method: str, steps: int, device: torch.device) -> dict[str, float]:
+    """Added megabytes of a first run in this process, and seconds of a second."""
     name, _, variant = method.partition("_")
     functions: dict[str, Callable[..., object]] = {
         "plain": plain,
@@ -165,30 +169,36 @@ def measure(method: str, steps: int) -> dict[str, float]:
         if variant == "stock" or (name in WHOLE and variant != "units"):
             use_stock_layers()
         torch.set_num_threads(1)
-        learner, batches, data = problem(steps)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        learner, batches, data = problem(steps, device)
+        before = peak_megabytes(device)
         functions[name](learner, batches, data)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start = time.process_time()
-        functions[name](learner, batches, data)
-        seconds = time.process_time() - start
+        added = peak_megabytes(device) - before
+        clock = cpu_seconds if device.type == "cpu" else gpu_seconds
+        return {"seconds": clock(lambda: functions[name](learner, batches, data)), "mb": added}
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory that this process has had so far; on a GPU, the most that its tensors have had."""
+    if device.type != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return {"seconds": seconds, "mb": (after - before) * unit / 2**20}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def measure_apart(method: str, steps: int) -> dict[str, float]:
+def measure_apart(method: str, steps: int, device: torch.device) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.speed.unroll", "--only", method, "--steps", str(steps)]
+    command += ["--cpu"] if device.type == "cpu" else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def precision(steps: int, samples: int) -> tuple[float, float]:
+def precision(steps: int, samples: int, device: torch.device) -> tuple[float, float]:
     """Cosine and relative error of the gradient in single precision to that in double, with momentum 0.9."""
     found = []
     for dtype in (torch.float32, torch.float64):
-        gradients = ours(*problem(steps, samples, dtype), sgd=SGD(RATE, momentum=0.9))
+        gradients = ours(*problem(steps, device, samples, dtype), sgd=SGD(RATE, momentum=0.9))
         found.append(torch.cat([x.double().flatten() for b in gradients for x in b.tensors]))
     single, double = found
     cosine = torch.dot(single, double) / (single.norm() * double.norm())
@@ -201,23 +211,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes for each method")
     parser.add_argument("--steps", type=int, default=32, help="K")
     parser.add_argument("--only", choices=METHODS, help="measure one method in this process and print its figures")
+    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     options = parser.parse_args()
+    device = (None if options.cpu else gpu()) or torch.device("cpu")
     if options.only:
-        print(json.dumps(measure(options.only, options.steps)))
+        print(json.dumps(measure(options.only, options.steps, device)))
         return
 
     runs: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
     for _ in range(options.repeats):
         for method in METHODS:
-            runs[method].append(measure_apart(method, options.steps))
+            runs[method].append(measure_apart(method, options.steps, device))
     seconds = {method: min(r["seconds"] for r in runs[method]) for method in METHODS}
     added = {method: statistics.median(r["mb"] for r in runs[method]) for method in METHODS}
-    by_steps = {steps: measure_apart("ours", steps)["mb"] for steps in (8, 64)}
+    by_steps = {steps: measure_apart("ours", steps, device)["mb"] for steps in (8, 64)}
 
     table = Table(
         title=f"dL/dX through K = {options.steps} training steps: small hourglass, {SIZE} px, batch {SAMPLES}"
     )
-    for heading in ("method", "layers", "CPU s", "of plain", "added MB", "of higher"):
+    on_cpu = device.type == "cpu"
+    for heading in ("method", "layers", "CPU s" if on_cpu else "GPU s", "of plain", "added MB", "of higher"):
         table.add_column(heading, justify="left" if heading in ("method", "layers") else "right")
     for method in METHODS:
         name, _, variant = method.partition("_")
@@ -227,16 +240,16 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"ours, added MB: K = 8 {by_steps[8]:.0f}, K = 64 {by_steps[64]:.0f}")
+    machine = f"one thread of {os.cpu_count()} cores, {platform.machine()}" if on_cpu else name_of(device)
     console.print(
-        f"one thread of {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}; "
-        f"best time and median memory of {options.repeats} processes each"
+        f"{machine}, torch {torch.__version__}; best time and median memory of {options.repeats} processes each"
     )
     figures = {f"{method}_seconds": seconds[method] for method in METHODS}
     figures |= {f"{method}_added_mb": added[method] for method in METHODS}
     figures |= {f"ours_added_mb_k{steps}": mb for steps, mb in by_steps.items()}
     torch.set_num_threads(1)
     for steps, samples in ((4, 16), (options.steps, SAMPLES)):
-        cosine, error = precision(steps, samples)
+        cosine, error = precision(steps, samples, device)
         console.print(
             f"float32 beside float64, K = {steps} x {samples}: cosine {cosine:.6f}, relative error {error:.2g}"
         )

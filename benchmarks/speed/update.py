@@ -1,8 +1,8 @@
 """Where an update's time goes, for each optimizer: `python -m benchmarks.speed.update [--seconds 20]`.
 
-Each optimizer runs on the stand-in under the same budget of CPU time. Shares are of the CPU time charged to it, phase
-by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases, times their number), and
-`unaccounted` what the process used during the updates that no phase holds.
+Each optimizer runs on the stand-in for as much CPU time, on a GPU where there is one. Shares are of the CPU and GPU
+time charged to it, phase by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases,
+times their number), and `unaccounted` what the process used during the updates that no phase holds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
 from hgenv.memory import keep_memory
 from optimizers import REGISTRY
 
+from .clocks import gpu, name_of
+
 
 def measure(name: str, seconds: float) -> dict[str, float]:
     """Shares of one optimizer's updates by phase, with `ledger` and `unaccounted`."""
-    env = gymnasium.make("hgenv/ShapeNormalsLit-v0", disable_env_checker=True, device="cpu").unwrapped
+    env = gymnasium.make("hgenv/ShapeNormalsLit-v0", disable_env_checker=True).unwrapped
     optimizer = REGISTRY[name](env.space, seed=0)
     env.reset(seed=0)
     env.warm_up()
@@ -40,15 +42,19 @@ def measure(name: str, seconds: float) -> dict[str, float]:
     while time.process_time() - start < seconds:
         optimizer.update(env)
     used, after = time.process_time() - start, env.ledger.by_phase()
-    spent = {phase: after[phase]["cpu_seconds"] - before[phase]["cpu_seconds"] for phase in PHASES + OFF_CLOCK}
-    charged = sum(spent[phase] for phase in PHASES)
-    shares = {phase: spent[phase] / charged for phase in PHASES}
-    return shares | {"ledger": readings * reading_seconds() / charged, "unaccounted": 1 - sum(spent.values()) / used}
+    cpu, gpu = (
+        {phase: after[phase][unit] - before[phase][unit] for phase in PHASES + OFF_CLOCK}
+        for unit in ("cpu_seconds", "gpu_seconds")
+    )
+    charged = sum(cpu[phase] + gpu[phase] for phase in PHASES)
+    shares = {phase: (cpu[phase] + gpu[phase]) / charged for phase in PHASES}
+    readings_take = readings * reading_seconds(env.device)
+    return shares | {"ledger": readings_take / charged, "unaccounted": 1 - sum(cpu.values()) / used}
 
 
-def reading_seconds(times: int = 20000) -> float:
+def reading_seconds(device: torch.device, times: int = 20000) -> float:
     """CPU seconds that one reading of the clocks takes."""
-    ledger = Ledger()
+    ledger = Ledger(device)
     start = time.process_time()
     for _ in range(times // 2):
         with ledger.phase("train"):  # two readings
@@ -64,7 +70,8 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_memory()  # as in a run
     print(
-        f"hgenv/ShapeNormalsLit-v0, stand-in, {arguments.seconds:g} CPU seconds each; {os.cpu_count()} cores, 1 thread"
+        f"hgenv/ShapeNormalsLit-v0, stand-in, {arguments.seconds:g} CPU seconds each; "
+        f"{os.cpu_count()} cores, 1 thread, {name_of(gpu())}"
     )
     names = (*PHASES, "ledger", "unaccounted")
     print(f"{'optimizer':<22}" + "".join(f"{name:>12}" for name in names) + f"{'overhead':>12}")

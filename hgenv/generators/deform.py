@@ -25,13 +25,13 @@ def deform(mean: Tensor, modes: Tensor, coefficients: Tensor) -> Tensor:
     Args:
         mean: (n,) float32.
         modes: (K, n) float32, contiguous.
-        coefficients: (B, K).
+        coefficients: (B, K), on the same device.
 
     Returns:
-        (B, n) float32 on the device of the coefficients.
+        (B, n) float32.
     """
     if coefficients.device.type != "cpu":
-        return mean.to(coefficients.device) + coefficients.float() @ modes.to(coefficients.device)
+        return mean + coefficients.float() @ modes
     return _Deform.apply(mean, modes, coefficients.float())
 
 

@@ -73,12 +73,15 @@ class FaceGenerator:
         renderer: SurfaceRenderer | None = None,
     ) -> None:
         self.model = model
-        self._model = tensors(model)
+        parts = tensors(model)
         self.space = DecisionSpace(face_blocks())
-        self.renderer = ZBuffer(self._model["triangles"], size, shadows) if renderer is None else renderer
-        self._counts = tuple(len(self._model[name]) for name in ("identity", "expression", "texture"))
-        self._shape = torch.cat([self._model["identity"], self._model["expression"]]).flatten(1).contiguous()
-        self._texture = self._model["texture"].flatten(1).contiguous()
+        self.renderer = ZBuffer(parts["triangles"], size, shadows) if renderer is None else renderer
+        self._counts = tuple(len(parts[name]) for name in ("identity", "expression", "texture"))
+        modes = torch.cat([parts["identity"], parts["expression"]])
+        flat = {"mean": parts["mean"].flatten(), "modes": modes.flatten(1).contiguous()}
+        flat |= {"albedo": parts["albedo"].flatten(), "texture": parts["texture"].flatten(1).contiguous()}
+        flat |= {name: parts[name] for name in ("triangles", "texture_limit")}
+        self._tensors = {torch.device("cpu"): flat}
         self.numbers = 2 + (1 + 3 * MODES) + (1 + 3) + sum(self._counts) - 3 * MODES
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
@@ -110,7 +113,7 @@ class FaceGenerator:
             torch.cat([mixture(name, blocks, torch.cat([picks, numbers[:, i]], 1)), rests[i]], 1)
             for i, (name, blocks) in enumerate((("identity", fixed), ("expression", fixed), ("texture", free)))
         ]
-        limit = self._model["texture_limit"].to(seeds.device)
+        limit = self._on(seeds.device)["texture_limit"]
         angles = von_mises_mixture(
             pose,
             normalized(fixed["pose_weight"]),
@@ -130,19 +133,28 @@ class FaceGenerator:
 
     def vertices(self, shape: Tensor) -> Tensor:
         """(B, I + E) coefficients to (B, V, 3) millimetres."""
-        return deform(self._model["mean"].flatten(), self._shape, shape).unflatten(1, (-1, 3))
+        own = self._on(shape.device)
+        return deform(own["mean"], own["modes"], shape).unflatten(1, (-1, 3))
 
     def colours(self, texture: Tensor) -> Tensor:
         """(B, T) coefficients to (B, V, 3) sRGB."""
-        return deform(self._model["albedo"].flatten(), self._texture, texture).unflatten(1, (-1, 3))
+        own = self._on(texture.device)
+        return deform(own["albedo"], own["texture"], texture).unflatten(1, (-1, 3))
 
     def _colours(self, texture: Tensor, seen: Fragments) -> Tensor:
         """(B, 3, P) what the pixels see of the colours."""
-        corners = self._model["triangles"].to(texture.device)[seen.triangle]  # (B, P, 3)
+        corners = self._on(texture.device)["triangles"][seen.triangle]  # (B, P, 3)
         vertex = self.colours(texture)
         row = torch.arange(len(vertex), device=vertex.device)[:, None]
         parts = [seen.weight[:, i, :, None] * vertex[row, corners[..., i]] for i in range(3)]
         return (parts[0] + parts[1] + parts[2]).transpose(1, 2).clamp(DARKEST, 1)
+
+    def _on(self, device: torch.device) -> dict[str, Tensor]:
+        """The model on a device, where it is moved once."""
+        if device not in self._tensors:
+            own = self._tensors[torch.device("cpu")]
+            self._tensors[device] = {name: tensor.to(device) for name, tensor in own.items()}
+        return self._tensors[device]
 
 
 def normalized(weights: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class _Packing:
         self.group = group.repeat_interleave(rows)
         number = torch.arange(len(groups), device=groups.device)
         gaps = (rows.cumsum(0) - rows) * ROW - (count.cumsum(0) - count)
-        self._place = number + gaps.repeat_interleave(count)
+        self._place = number + gaps.repeat_interleave(count, output_size=len(groups))
         source = number.new_zeros(len(self.group) * ROW)
         source[self._place] = number
         self._source = source.cummax(0).values
@@ -201,16 +201,23 @@ class _Solid:
         """
         scene, leaves = self.scene, used.shape[1]
         shape = origin[0].shape
-        # What a row meets of a leaf stands at pair[leaf, row] of enter and leave; 0 is nothing.
+        kinds = scene.kind[owner].masked_fill(~used, EMPTY)
+        # All that the host has to know of the leaves, in one answer: how many rows meet both of two, and of each kind.
+        numbers = torch.stack([(kinds == kind).sum() for kind, _ in INTERVALS])
+        known = torch.cat([(used.T.float() @ used.float()).flatten(), numbers]).tolist()
+        both = [[int(n) for n in known[i * leaves : (i + 1) * leaves]] for i in range(leaves)]
+        of_kind = [int(n) for n in known[leaves**2 :]]
+        # What a row meets of a leaf stands at pair[leaf, row] of enter and leave, kind by kind; 0 is nothing.
+        slots, rows = used.T.nonzero(as_tuple=True)
+        by_kind = kinds[rows, slots].argsort(stable=True)
+        pair = torch.zeros(leaves, len(owner), dtype=torch.int64, device=owner.device)
+        pair[slots[by_kind], rows[by_kind]] = torch.arange(1, len(rows) + 1, device=owner.device)
         enter = [direction.new_full((1, shape[1]), math.inf)]
         leave = [direction.new_full((1, shape[1]), -math.inf)]
-        pair = torch.zeros(leaves, len(owner), dtype=torch.int64, device=owner.device)
-        count = 1
-        kinds = scene.kind[owner].masked_fill(~used, EMPTY)
-        for kind, interval in ((SPHERE, _sphere), (CUBE, _cube), (CONE, _cone), (TETRAHEDRON, _tetrahedron)):
-            row, slot = (kinds == kind).nonzero(as_tuple=True)
-            if len(row) == 0:
+        for at, (_, interval) in zip(by_kind.split(of_kind), INTERVALS, strict=True):
+            if len(at) == 0:
                 continue
+            row, slot = rows[at], slots[at]
             at = owner[row]
             m, d = self.inverse[at, slot], direction[row]
             c, size = scene.offset[at, slot, :, None], scene.size[at, slot, :, None]
@@ -223,8 +230,6 @@ class _Solid:
             misses = t_in >= t_out
             enter.append(t_in.masked_fill_(misses, math.inf))
             leave.append(t_out.masked_fill_(misses, -math.inf))
-            pair[slot, row] = torch.arange(count, count + len(row), device=owner.device)
-            count += len(row)
 
         def interval_of(leaf: int, rows: Tensor) -> tuple[Tensor, Tensor]:
             at = pair[leaf, rows]
@@ -233,21 +238,21 @@ class _Solid:
         entered, left = torch.cat(enter), torch.cat(leave)
         best = direction.new_full(shape, math.inf)
         which = torch.zeros(shape, dtype=torch.int8, device=best.device)
-        for leaf in range(leaves):
-            rows = used[:, leaf].nonzero()[:, 0]
-            if len(rows) == 0:
+        for leaf, row in enumerate(rows.split([both[leaf][leaf] for leaf in range(leaves)])):
+            if len(row) == 0:
                 continue
-            adds, minus = self.adds[owner[rows], leaf, None], self.minus[owner[rows]]
-            t = torch.where(adds, *interval_of(leaf, rows))
+            adds, minus = self.adds[owner[row], leaf, None], self.minus[owner[row]]
+            t = torch.where(adds, *interval_of(leaf, row))
             inside: list[Tensor | None] = [None] * leaves
-            for other in used[rows].any(0).nonzero()[:, 0].tolist():
-                t_in, t_out = interval_of(other, rows)
-                inside[other] = (t_in <= t) & (t < t_out)
+            for other in range(leaves):
+                if both[leaf][other]:
+                    t_in, t_out = interval_of(other, row)
+                    inside[other] = (t_in <= t) & (t < t_out)
             inside[leaf] = adds & (t < math.inf)
-            so_far = best.index_select(0, rows)
+            so_far = best.index_select(0, row)
             better = _combine(inside, minus) & (t > start) & (t < so_far)
-            best[rows] = torch.where(better, t, so_far)
-            which[rows] = which.index_select(0, rows).masked_fill_(better, leaf)
+            best[row] = torch.where(better, t, so_far)
+            which[row] = which.index_select(0, row).masked_fill_(better, leaf)
         return best, which
 
     def normal(self, point: Tensor, leaf: Tensor, owner: Tensor) -> Tensor:
@@ -257,9 +262,10 @@ class _Solid:
         local = torch.stack([m[:, a, :1] * o[0] + m[:, a, 1:2] * o[1] + m[:, a, 2:] * o[2] for a in range(3)], 1)
         kind, size = self.scene.kind[owner, leaf], self.scene.size[owner, leaf]
         gradient = local.clone()  # a sphere's
-        for solid, outward in ((CUBE, _cube_outward), (CONE, _cone_outward), (TETRAHEDRON, _tetrahedron_outward)):
-            at = (kind == solid).nonzero()[:, 0]
-            gradient[at] = outward(local[at], size[at, :, None])
+        numbers = torch.stack([(kind == solid).sum() for solid, _ in INTERVALS]).tolist()
+        for at, outward in zip(kind.argsort(stable=True).split(numbers), OUTWARD, strict=True):
+            if outward is not None:
+                gradient[at] = outward(local[at], size[at, :, None])
         n = gradient.unbind(1)  # through the inverse transpose
         g = [m[:, 0, a, None] * n[0] + m[:, 1, a, None] * n[1] + m[:, 2, a, None] * n[2] for a in range(3)]
         length = (g[0] * g[0] + g[1] * g[1] + g[2] * g[2]).sqrt().clamp(min=1e-20)
@@ -393,3 +399,8 @@ def _tetrahedron_outward(point: Tensor, size: Tensor) -> Tensor:
         outward = torch.where(opposite, -point.new_tensor(corner)[:, None], outward)
         lowest = torch.minimum(height, lowest)
     return outward
+
+
+# By kind, in ascending order.
+INTERVALS = ((SPHERE, _sphere), (CUBE, _cube), (CONE, _cone), (TETRAHEDRON, _tetrahedron))
+OUTWARD = (None, _cube_outward, _cone_outward, _tetrahedron_outward)

@@ -85,6 +85,7 @@ class ZBuffer:
         self.triangles = check_triangles(triangles)
         self.size, self.shadows = size, shadows
         self.around = triangles_around(self.triangles)
+        self._elsewhere: dict[torch.device, tuple[Tensor, Tensor]] = {}  # both, moved once to each device
 
     def __call__(self, vertices: Tensor, light: Tensor) -> Fragments:
         """See `SurfaceRenderer`."""
@@ -97,7 +98,9 @@ class ZBuffer:
     def render_torch(self, vertices: Tensor, light: Tensor) -> Fragments:
         """The torch form, on any device."""
         device, vertices = vertices.device, vertices.double()
-        triangles = self.triangles.to(device)
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self.triangles.to(device), self.around.to(device)
+        triangles, around = self._elsewhere[device]
         side = float(self.size)
         column, row = ((vertices[..., 0] + 1) * side - 1) / 2, ((1 - vertices[..., 1]) * side - 1) / 2
         _, which = _draw(column, row, vertices[..., 2], triangles, self.size)
@@ -110,7 +113,6 @@ class ZBuffer:
         weight = _barycentric(_at(column, corners), _at(row, corners), at_column, at_row)
         z = (weight * _at(vertices[..., 2], corners)).sum(-1)
         point = torch.stack([x.double().expand_as(z), y.double().expand_as(z), z], -1)
-        around = self.around.to(device)
         normals = _vertex_normals(vertices, triangles, around)
         parts = [weight[..., i, None] * _rows(normals, corners[..., i]) for i in range(3)]
         normal = parts[0] + parts[1] + parts[2]
@@ -242,8 +244,8 @@ def _draw(column: Tensor, row: Tensor, height: Tensor, triangles: Tensor, size: 
     columns, rows, heights = (_at(values, corners) for values in (column, row, height))
     first_column, first_row = columns.amin(-1).ceil().clamp(min=0), rows.amin(-1).ceil().clamp(min=0)
     last_column, last_row = columns.amax(-1).floor().clamp(max=size - 1), rows.amax(-1).floor().clamp(max=size - 1)
-    wide = int((last_column - first_column).amax().clamp(min=-1)) + 1
-    high = int((last_row - first_row).amax().clamp(min=-1)) + 1
+    largest = torch.stack([(last_column - first_column).amax(), (last_row - first_row).amax()])
+    wide, high = (int(most) + 1 for most in largest.clamp(min=-1).tolist())
     nearest = torch.full((batch, size * size + 1), -torch.inf, dtype=column.dtype, device=column.device)
     which = torch.full((batch, size * size + 1), count, device=column.device)
     number = torch.arange(count, device=column.device).expand(batch, -1)
