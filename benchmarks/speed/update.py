@@ -1,8 +1,8 @@
 """Where an update's time goes, for each optimizer: `python -m benchmarks.speed.update [--seconds 20]`.
 
-Each optimizer runs on the stand-in for as much CPU time, on a GPU where there is one. Shares are of the CPU and GPU
-time charged to it, phase by phase; `ledger` is what the ledger's own clock readings take (measured on empty phases,
-times their number), and `unaccounted` what the process used during the updates that no phase holds.
+Each optimizer, as configured, runs on the stand-in for as much CPU time, on a GPU where there is one. Shares are of the
+CPU and GPU time charged to it, phase by phase; `ledger` is what the ledger's own clock readings take (measured on empty
+phases, times their number), and `unaccounted` what the process used during the updates that no phase holds.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import json
 import os
 import time
 
-import gymnasium
 import torch
 
-import hgenv  # noqa: F401 - registers the environments
 from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
 from hgenv.memory import keep_memory
 from optimizers import REGISTRY
 
+from ..run import compose, make_environment, make_optimizer, settings
 from .clocks import gpu, name_of
 
 
 def measure(name: str, seconds: float) -> dict[str, float]:
     """Shares of one optimizer's updates by phase, with `ledger` and `unaccounted`."""
-    env = gymnasium.make("hgenv/ShapeNormalsLit-v0", disable_env_checker=True).unwrapped
-    optimizer = REGISTRY[name](env.space, seed=0)
+    config = settings(compose(["env=shapes_lit", f"optimizer={name}"]))
+    env = make_environment(config)
+    optimizer = make_optimizer(config, env)
     env.reset(seed=0)
     env.warm_up()
     readings = 0
@@ -37,7 +37,7 @@ def measure(name: str, seconds: float) -> dict[str, float]:
         readings += 1
         switch(phase)
 
-    env.ledger._switch = counted
+    env.ledger._switch = counted  # type: ignore[method-assign] # to count its readings, here alone
     start, before = time.process_time(), env.ledger.by_phase()
     while time.process_time() - start < seconds:
         optimizer.update(env)
