@@ -19,7 +19,7 @@ from .accounting import Ledger
 from .batch import Batch
 from .decision import DecisionSpace
 from .generators.random import hash_integers
-from .learning.unroll import SGD, Learner, TrainingState, train, train_together
+from .learning.unroll import SGD, Learner, TrainingState, full_precision, train, train_together
 from .learning.unroll import credits as unrolled_credits
 from .learning.unroll import sample_gradient as unrolled_gradient
 from .rendering.scene import RenderError
@@ -499,7 +499,7 @@ class DataGenEnv(gym.Env):
             batches = [Batch(*(x[:, k] for x in samples.tensors)) for k in range(self.unroll_steps)]
             weights = train_together(self.learner, self.sgd, self.state, batches).weights
         self._count_training(count)
-        with self.ledger.phase("validate"), torch.no_grad():
+        with self.ledger.phase("validate"), torch.no_grad(), full_precision():
             losses = torch.func.vmap(lambda w: self.learner.validation_loss(w, self.validation))(weights)
             self.ledger.wait()
             values = losses.tolist()
@@ -544,7 +544,7 @@ class DataGenEnv(gym.Env):
         return self.generator(betas, seeds).split(self.batch_size)
 
     def _validate(self, state: TrainingState) -> float:
-        with self.ledger.phase("validate"), torch.no_grad():
+        with self.ledger.phase("validate"), torch.no_grad(), full_precision():
             loss = self.learner.validation_loss(state.weights, self.validation)
             self.ledger.wait()
             value = float(loss)

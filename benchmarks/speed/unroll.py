@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from hgenv.batch import Batch
 from hgenv.learning.hourglass import Unit
 from hgenv.learning.normals import NormalsLearner
-from hgenv.learning.unroll import SGD, Weights, sample_gradient, train
+from hgenv.learning.unroll import SGD, Weights, full_precision, sample_gradient, train
 
 from .clocks import cpu_seconds, gpu, gpu_seconds, name_of
 
@@ -162,7 +162,7 @@ def measure(method: str, steps: int, device: torch.device) -> dict[str, float]:
         "higher": higher,
         "torchopt": torchopt,
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), full_precision():
         warnings.simplefilter("ignore")  # of the peers, about PyTorch's future
         if name in PEERS:
             importlib.import_module(name)

@@ -22,6 +22,8 @@ the last step from dL/dw_K alone: `sample_gradient(exact=False, steps=1)`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -114,6 +116,18 @@ class SGD:
         return TrainingState(weights, change if self.momentum else {}, state.step + 1)
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep a GPU's convolutions from rounding to TF32, which PyTorch has them do: small differences drown in that."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined] # an object in a module's place
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
+@full_precision()
 def train(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]) -> list[TrainingState]:
     """One training step on each of K batches.
 
@@ -130,6 +144,7 @@ def train(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]
     return trajectory
 
 
+@full_precision()
 def train_together(learner: Learner, sgd: SGD, state: TrainingState, batches: list[Batch]) -> TrainingState:
     """What `train` makes of P copies of `state`, each on samples of its own, as one computation (for GPUs).
 
@@ -157,6 +172,7 @@ def train_together(learner: Learner, sgd: SGD, state: TrainingState, batches: li
     return state
 
 
+@full_precision()
 def sample_gradient(
     learner: Learner,
     sgd: SGD,
@@ -238,6 +254,7 @@ def adjoint_step(
     return before, Batch(*products)
 
 
+@full_precision()
 def credits(
     learner: Learner, sgd: SGD, trajectory: list[TrainingState], batches: list[Batch], data: Any
 ) -> tuple[Tensor, list[Tensor]]:

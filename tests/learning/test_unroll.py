@@ -177,6 +177,27 @@ def test_trains_as_torch_does(smooth, sgd):
     assert bool(trajectory[-1].momentum) == (sgd.momentum > 0)
 
 
+def test_no_pass_is_left_to_a_gpus_reduced_precision():
+    seen = []
+
+    class Watched(NormalsLearner):
+        def maps(self, weights, images):
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return super().maps(weights, images)
+
+    learner, batches = Watched(size=SIZE, dtype=torch.float64), [random_batch(2, k) for k in range(2)]
+    before = torch.backends.cudnn.conv.fp32_precision
+    assert before != "ieee", "nothing to guard against"
+    trajectory = train(learner, PLAIN, PLAIN.start(learner.initial_weights(0)), batches)
+    sample_gradient(learner, PLAIN, trajectory, batches, photos())
+    sample_gradient(learner, PLAIN, trajectory, batches, photos(), exact=False)
+    credits(learner, PLAIN, trajectory, batches, photos())
+    train_together(learner, PLAIN, trajectory[0], [b.map(lambda x: x[None]) for b in batches])
+    assert len(seen) == 2 + 3 + 5 + 5 + 2
+    assert set(seen) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
 def test_training_goes_on_from_a_state(smooth):
     batches = [random_batch(2, k) for k in range(4)]
     whole = train(smooth, FULL, FULL.start(smooth.initial_weights(0)), batches)
