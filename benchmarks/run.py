@@ -160,7 +160,7 @@ def run(config: DictConfig, command: str | None = None) -> Path:
     done = records.read_done(folder)
     if done is None:
         torch.set_num_threads(plain["threads"])
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and plain["device"] != "cpu":
             _make_gpu_repeatable()
         # Whatever cannot be made fails here, before anything is written.
         job = _Run(folder, plain, budget, config.checkpoint_seconds, command)

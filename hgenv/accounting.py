@@ -19,8 +19,8 @@ import torch
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
 OFF_CLOCK = ("score", "log", "checkpoint", "warm_up")
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
-MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
 COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
+MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
 
 
 class BudgetError(ValueError):
