@@ -236,6 +236,7 @@ class DataGenEnv(gym.Env):
         Raises:
             DecisionError: One of them is not valid.
             WorkerError: A worker process died, or the generator or the learner cannot be sent to one.
+            RuntimeError: They cannot be made as one batch.
         """
         valid = [self._valid(beta) for beta in betas]
         if self.workers:
@@ -495,14 +496,20 @@ class DataGenEnv(gym.Env):
             return [self._probe_alone(beta) for beta in betas]  # that tells which
         finally:
             self.ledger.count("samples", count * len(seeds))
-        with self.ledger.phase("train"):
-            batches = [Batch(*(x[:, k] for x in samples.tensors)) for k in range(self.unroll_steps)]
-            weights = train_together(self.learner, self.sgd, self.state, batches).weights
+        try:
+            with self.ledger.phase("train"):
+                batches = [Batch(*(x[:, k] for x in samples.tensors)) for k in range(self.unroll_steps)]
+                weights = train_together(self.learner, self.sgd, self.state, batches).weights
+            with self.ledger.phase("validate"), torch.no_grad(), full_precision():
+                losses = torch.func.vmap(lambda w: self.learner.validation_loss(w, self.validation))(weights)
+                self.ledger.wait()
+                values = losses.tolist()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{count} probes cannot be made as one batch; probe_batch=1 needs the least memory and takes any "
+                f"learner, also one that torch.func.vmap cannot go through: {error}"
+            ) from error
         self._count_training(count)
-        with self.ledger.phase("validate"), torch.no_grad(), full_precision():
-            losses = torch.func.vmap(lambda w: self.learner.validation_loss(w, self.validation))(weights)
-            self.ledger.wait()
-            values = losses.tolist()
         self._count_validation(count)
         return [self._outcome(beta, value) for beta, value in zip(betas, values, strict=True)]
 

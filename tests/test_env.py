@@ -371,6 +371,18 @@ def test_a_probe_that_fails_does_not_spoil_those_made_together_with_it() -> None
         make("ShapeNormals", probe_batch=0)
 
 
+def test_a_learner_that_cannot_be_trained_as_one_batch_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make("Quadratic")
+    env.reset(seed=0)
+    loss = env.learner.training_loss
+    monkeypatch.setattr(env.learner, "training_loss", lambda w, batch: loss(w, batch) if w["w"].sum() < 9 else 0)
+    betas = env.space.initial.expand(2, -1)
+    assert all(outcome.ok for outcome in env.probe(betas))
+    env.probe_batch = 2
+    with pytest.raises(RuntimeError, match="2 probes cannot be made as one batch; probe_batch=1 needs the"):
+        env.probe(betas)
+
+
 def test_bad_arguments_name_the_cure() -> None:
     with pytest.raises(ValueError, match="unknown data 'nyu'; choose 'standin' or 'mbii'"):
         make("ShapeNormals", data="nyu")

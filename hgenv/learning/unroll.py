@@ -41,6 +41,8 @@ STEP = 1 / 30
 class Learner(Protocol):
     """What is trained: a network as a function of its weights, its losses and its metrics.
 
+    For probes as one batch, as on a GPU, `torch.func.vmap` goes through both losses: they must not branch on values.
+
     Attributes:
         max_loss: Upper bound of the validation loss.
     """
