@@ -32,7 +32,7 @@ class CreditGradient(GradientOptimizer):
         s_j = (c_j+ - c_j-) / (2 |delta_j|)
 
     is the slope of one sample's credit along delta_j, for samples that are trained on anyway. The estimate is that of
-    the hybrid gradient, over N / 2 pairs:
+    the hybrid gradient, over N / 2 pairs (or fewer, each with several sample seeds, their s_j averaged):
 
         Gaussian     dL/dbeta ~ N D mean_j s_j delta_j / |delta_j|
         coordinate   dL/dbeta_c ~ N mean_{j: delta_j along c} s_j
@@ -50,6 +50,8 @@ class CreditGradient(GradientOptimizer):
         every: Updates from one gradient to the next; those between only step, all samples at beta.
         directions: "gaussian", N(0, sigma^2 I); or "coordinate", sigma along single components, dealt out evenly.
         sigma: Displacement of the training samples, as a fraction of each component's range.
+        pairs: Different displacements; each serves as many of the N / 2 pairs of samples, whose slopes are averaged.
+            None: N / 2, one for each.
         exact: Whether credits come from the full adjoint; else the curvature within the K steps is left out, at a
             quarter of the price.
         clip_pairs: "median" scales each |c_j+ - c_j-| down to twice their median; None leaves them.
@@ -70,6 +72,7 @@ class CreditGradient(GradientOptimizer):
         every: int = 1,
         directions: str = "gaussian",
         sigma: float = 0.1,
+        pairs: int | None = None,
         exact: bool = False,
         clip_pairs: str | None = None,
         shrink: float | None = 0.0,
@@ -93,6 +96,9 @@ class CreditGradient(GradientOptimizer):
             raise ValueError(f"unknown clip_pairs {clip_pairs!r}; choose 'median' or None")
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, not {sigma}")
+        if not (pairs is None or pairs >= 1):
+            raise ValueError(f"pairs must be None or at least 1, not {pairs}")
+        self.pairs = pairs
         self.directions, self.sigma, self.exact = directions, sigma, exact
         self.clip_pairs = clip_pairs
         self.rule = torch.optim.RMSprop([self.scaled], lr=learning_rate, alpha=rho, eps=eps, momentum=momentum)
@@ -114,7 +120,9 @@ class CreditGradient(GradientOptimizer):
         return env.samples_per_update / len(slopes) * total(slopes)
 
     def pair_slopes(self, env: DataGenEnv) -> Tensor:
-        """Each pair's estimate of a sample's part of dL/dbeta, (N / 2, d) per fraction of range; NaN where it has none.
+        """Each displacement's estimate of a sample's part of dL/dbeta, (pairs, d) per fraction of range.
+
+        NaN stands where it has none.
 
         Raises:
             RuntimeError: The last step was not in pairs.
@@ -126,6 +134,7 @@ class CreditGradient(GradientOptimizer):
         if self.clip_pairs == "median":
             bound = 2 * change.abs().median()
             change = change.clamp(-bound, bound)
+        change = change.unflatten(0, (-1, len(self._taken))).mean(0)
         distance = self._taken.norm(dim=-1)
         slope = torch.where(distance > 0, change / distance.clamp(min=1e-12), 0)
         along = slope[:, None] * self._taken / distance.clamp(min=1e-12)[:, None]
@@ -148,11 +157,16 @@ class CreditGradient(GradientOptimizer):
             self._taken = None
             super()._step(env)
             return
-        delta = self._displacements(env.samples_per_update // 2)
+        most = env.samples_per_update // 2
+        count = most if self.pairs is None else self.pairs
+        if most % count:
+            raise ValueError(f"pairs must divide the {most} pairs of samples of an update, so {count} is impossible")
+        delta = self._displacements(count)
         centre = self.scaled.detach()
         pairs = torch.stack([centre + delta, centre - delta], dim=1).clamp(0, 1)
         self._taken = pairs[:, 0] - pairs[:, 1]
-        env.step_each(self.space.unscale(pairs.flatten(0, 1)), share=2)
+        # In turn, so that each is in as many of the K training steps as it can be.
+        env.step_each(self.space.unscale(pairs.flatten(0, 1)).repeat(most // count, 1), share=2)
 
     def _displacements(self, pairs: int) -> Tensor:
         """(pairs, d)."""

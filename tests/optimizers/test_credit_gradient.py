@@ -38,12 +38,12 @@ def closed_form(env: DataGenEnv, exact: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("directions", ["gaussian", "coordinate"])
-def test_unbiased(exact: bool, directions: str) -> None:
+@pytest.mark.parametrize(("directions", "pairs"), [("gaussian", None), ("coordinate", None), ("gaussian", 16)])
+def test_unbiased(exact: bool, directions: str, pairs: int | None) -> None:
     """The mean over many draws of directions is the closed form, within five standard errors."""
     env = quadratic(batch_size=32)
     start, draws = env.state_dict(), []
-    optimizer = CreditGradient(env.space, seed=0, directions=directions, sigma=1e-3, exact=exact)
+    optimizer = CreditGradient(env.space, seed=0, directions=directions, sigma=1e-3, pairs=pairs, exact=exact)
     for _ in range(150):
         env.load_state_dict(start)
         optimizer.update(env)
@@ -67,6 +67,24 @@ def test_pairs_share_a_seed_and_nothing_else_does() -> None:
     assert len(set(seeds[:, 0].tolist())) == len(seeds)
     torch.testing.assert_close(betas.mean(1), env.space.initial.expand(len(betas), -1))
     assert ((betas[:, 0] - betas[:, 1]).abs() > 0).all()
+
+
+def test_fewer_displacements_are_tried_with_more_sample_seeds_each() -> None:
+    env = quadratic()
+    optimizer = CreditGradient(env.space, seed=0, pairs=2)
+    optimizer.update(env)
+    assert env._unroll is not None
+    betas, seeds = env._unroll.betas.reshape(-1, 2, 2, 4), env._unroll.seeds.reshape(-1, 2, 2)
+    assert len(betas) == env.samples_per_update // 4
+    assert torch.equal(betas, betas[:1].expand_as(betas))
+    assert len(seeds.unique()) == env.samples_per_update // 2
+    ahead, behind = env.credits().reshape(-1, 2, 2).mean(0).unbind(-1)
+    taken = env.space.scale(betas[0, :, 0]) - env.space.scale(betas[0, :, 1])
+    expected = 4 * ((ahead - behind) / taken.square().sum(-1))[:, None] * taken
+    torch.testing.assert_close(optimizer.pair_slopes(env), expected)
+    for pairs, message in ((0, "at least 1, not 0"), (3, "so 3 is impossible")):
+        with pytest.raises(ValueError, match=message):
+            CreditGradient(env.space, seed=0, pairs=pairs).update(env)
 
 
 def test_a_bound_that_cuts_displacements() -> None:
