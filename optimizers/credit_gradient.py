@@ -50,8 +50,8 @@ class CreditGradient(GradientOptimizer):
         every: Updates from one gradient to the next; those between only step, all samples at beta.
         directions: "gaussian", N(0, sigma^2 I); or "coordinate", sigma along single components, dealt out evenly.
         sigma: Displacement of the training samples, as a fraction of each component's range.
-        pairs: Different displacements; each serves as many of the N / 2 pairs of samples, whose slopes are averaged.
-            None: N / 2, one for each.
+        pairs: Different displacements; the N / 2 pairs of samples take them in turn, and the slopes of those that share
+            one are averaged. None, or more than there are: N / 2, one for each.
         exact: Whether credits come from the full adjoint; else the curvature within the K steps is left out, at a
             quarter of the price.
         clip_pairs: "median" scales each |c_j+ - c_j-| down to twice their median; None leaves them.
@@ -134,7 +134,8 @@ class CreditGradient(GradientOptimizer):
         if self.clip_pairs == "median":
             bound = 2 * change.abs().median()
             change = change.clamp(-bound, bound)
-        change = change.unflatten(0, (-1, len(self._taken))).mean(0)
+        which = torch.arange(len(change)) % len(self._taken)
+        change = torch.zeros_like(self._taken[:, 0]).scatter_reduce(0, which, change, "mean", include_self=False)
         distance = self._taken.norm(dim=-1)
         slope = torch.where(distance > 0, change / distance.clamp(min=1e-12), 0)
         along = slope[:, None] * self._taken / distance.clamp(min=1e-12)[:, None]
@@ -158,15 +159,13 @@ class CreditGradient(GradientOptimizer):
             super()._step(env)
             return
         most = env.samples_per_update // 2
-        count = most if self.pairs is None else self.pairs
-        if most % count:
-            raise ValueError(f"pairs must divide the {most} pairs of samples of an update, so {count} is impossible")
-        delta = self._displacements(count)
+        delta = self._displacements(most if self.pairs is None else min(self.pairs, most))
         centre = self.scaled.detach()
         pairs = torch.stack([centre + delta, centre - delta], dim=1).clamp(0, 1)
         self._taken = pairs[:, 0] - pairs[:, 1]
         # In turn, so that each is in as many of the K training steps as it can be.
-        env.step_each(self.space.unscale(pairs.flatten(0, 1)).repeat(most // count, 1), share=2)
+        which = torch.arange(most) % len(pairs)
+        env.step_each(self.space.unscale(pairs[which].flatten(0, 1)), share=2)
 
     def _displacements(self, pairs: int) -> Tensor:
         """(pairs, d)."""
