@@ -82,7 +82,7 @@ class DecisionSpace:
     """The blocks of a decision vector, in order.
 
     Vectors are float64 tensors of shape `(..., d)`, where `d` is `dimension`. Besides its own units a vector has a
-    *scaled* form, in which every component runs from 0 at its lower to 1 at its upper bound; optimizers work there.
+    *normalized* form, in which every component runs from 0 at its lower to 1 at its upper bound; optimizers work there.
 
     Attributes:
         blocks: The blocks.
@@ -123,13 +123,27 @@ class DecisionSpace:
                 parts[b.name] = kept / kept.sum(-1, keepdim=True)
         return parts
 
-    def scale(self, betas: Tensor) -> Tensor:
+    def normalize(self, betas: Tensor) -> Tensor:
         """From own units to fractions of each component's range, (..., d) to (..., d)."""
         return (betas - self.low) / (self.high - self.low)
 
-    def unscale(self, scaled: Tensor) -> Tensor:
-        """The inverse of `scale`."""
-        return self.low + scaled * (self.high - self.low)
+    def denormalize(self, normalized: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return self.low + normalized * (self.high - self.low)
+
+    def random(self, number: int) -> Tensor:
+        """The `number`-th of a fixed sequence of random valid vectors, (d,): the same for everybody, in any order.
+
+        It is uniform in the box of the bounds (from `torch.rand` with a generator of seed `number`, in float64), then
+        projected.
+
+        Raises:
+            ValueError: `number` is negative.
+        """
+        if number < 0:
+            raise ValueError(f"random vectors are numbered from 0, so there is no number {number}")
+        draw = torch.Generator().manual_seed(number)
+        return self.project(self.denormalize(torch.rand(self.dimension, generator=draw, dtype=torch.float64)))
 
     def clip(self, betas: Tensor) -> Tensor:
         """The nearest vectors within the bounds, (..., d)."""

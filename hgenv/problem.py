@@ -1,0 +1,108 @@
+"""The parts of a problem, and what becomes of an evaluation."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from .decision import DecisionSpace
+from .samples import Samples
+
+
+class RenderError(RuntimeError):
+    """A renderer that cannot work here, or a sample that it cannot render. The message says which, and the cure."""
+
+
+class Generator(Protocol):
+    """f(beta, r): deterministic in both, random in r alone.
+
+    Besides, a generator may have `resized(size)`, itself with samples of another size in pixels, for sharp pictures;
+    and `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`.
+
+    Attributes:
+        space: What the components of beta mean.
+        pathwise: Names of the blocks through which autograd gives the exact dX/dbeta; the rest is a black box.
+    """
+
+    space: DecisionSpace
+    pathwise: tuple[str, ...]
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
+        """Samples for (B, d) betas and (B,) int64 seeds, one beta per sample, on the seeds' device.
+
+        Raises:
+            RenderError: A sample cannot be made; the message names its seed.
+        """
+        ...
+
+
+class Data(Protocol):
+    """Held-out data: what the task's losses and metrics need.
+
+    Attributes:
+        samples: What the network sees of them, and the truth about it.
+        label: Which data these are; to be written beside every figure.
+    """
+
+    @property
+    def samples(self) -> Samples:
+        """See the class."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """See the class."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data on another device."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleData:
+    """Data that are samples and nothing else."""
+
+    samples: Samples
+    label: str
+
+    def to(self, device: torch.device | str) -> SampleData:
+        """The same data on another device."""
+        return SampleData(self.samples.to(device), self.label)
+
+
+class Status(enum.Enum):
+    """What became of an evaluation. The value is advice for whoever reads it."""
+
+    OK = "trained and validated"
+    DIVERGED = (
+        "the loss or the weights became infinite or NaN during training; lower the learning rate, or keep beta away "
+        "from where the samples are degenerate"
+    )
+    UNRENDERABLE = "a sample could not be rendered; see the message for its seed, and keep beta further from its bounds"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training at a beta gave.
+
+    Attributes:
+        beta: (d,) the valid vector that was used.
+        loss: L on the validation data after the K steps; None unless the status is OK.
+        status: OK, or what went wrong.
+        message: Details of a failure, else empty.
+    """
+
+    beta: Tensor
+    loss: float | None
+    status: Status = Status.OK
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a loss."""
+        return self.status is Status.OK
