@@ -28,8 +28,8 @@ class Evolution(Optimizer):
 
     The weights train, so losses of different updates cannot be compared. CMA-ES ranks within a generation, whose
     members are probed alike; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by
-    training alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN into
-    5e20. If all fail, the environment steps where it last did.
+    training alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN
+    into 5e20. If all fail, the environment steps where it last did.
 
     Args:
         space: The decision space.
