@@ -37,6 +37,14 @@ def test_angles_agree_with_the_arc_cosine():
     torch.testing.assert_close(angles(a, b), cosine.acos(), rtol=1e-9, atol=1e-9)
 
 
+def test_angles_have_the_precision_of_the_prediction():
+    a, b = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for ours, theirs in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        found = angles(a.to(ours), b.to(theirs), dim=0)
+        assert found.dtype == ours
+        torch.testing.assert_close(found.double(), angles(a, b, dim=0), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_of_angles_are_right_and_finite_everywhere():
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 3, 20, generator=generator, dtype=torch.float64)
