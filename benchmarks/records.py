@@ -2,7 +2,7 @@
 
 | file | content |
 | --- | --- |
-| config.yaml | everything that decides the run; written first |
+| config.yaml | the schema's number, everything that decides the run, and `where` it runs; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
 | rows.jsonl.gz | the same, where a run is kept as a result |
 | checkpoint.pt | all that the next update depends on |
@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
 VALIDATION, ERRORS, PACKED = "validation.png", "errors.png", "rows.jsonl.gz"
+
+# What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
+# ones, because those that a record does not know have their defaults.
+SCHEMA = 2
 
 Row = dict[str, Any]
 
@@ -41,13 +47,15 @@ class Record:
 
     Attributes:
         folder: Where it is.
-        config: What decided it.
+        config: What decided it: `env`, `optimizer`, `budget`, `study`, `seed`.
+        where: What else was noted: device, threads and the like.
         rows: One per update, in order; the first is update 0.
         done: How it ended; None if it has not.
     """
 
     folder: Path
     config: dict[str, Any]
+    where: dict[str, Any]
     rows: list[Row]
     done: dict[str, Any] | None
 
@@ -79,6 +87,11 @@ class Record:
         return int(self.config["seed"])
 
     @property
+    def metrics(self) -> list[dict[str, str]]:
+        """`name`, `title`, `unit` and `direction` of the task's metrics, the primary one first."""
+        return list(self.rows[0]["metrics"])
+
+    @property
     def share(self) -> float:
         """Share of the budget that the counted updates have spent."""
         budget = self.config["budget"]
@@ -86,7 +99,7 @@ class Record:
 
 
 def environment_label(config: Mapping[str, Any]) -> str:
-    """Name of the environment's folder: its label, its data, and which photos of these the network sees."""
+    """Name of the environment's folder: its label, its data, and what of these is the input, where it has a choice."""
     env = config["env"]
     parts = [env["label"]]
     if "data" in env:
@@ -96,9 +109,25 @@ def environment_label(config: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
-def headline(metrics: Mapping[str, float]) -> str:
-    """The metric to show where there is room for one."""
-    return "mean_degrees" if "mean_degrees" in metrics else next(iter(metrics))
+def write_config(folder: Path, identity: Mapping[str, Any], where: Mapping[str, Any]) -> None:
+    """Write what decides the run in `folder`, and what is noted besides."""
+    content = {"schema": SCHEMA, **identity, "where": dict(where)}
+    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep others out of a run's folder that has a config, for as long as this process lives and is inside.
+
+    Raises:
+        RecordError: Another process is.
+    """
+    with (folder / CONFIG).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordError(f"{folder}: another process is at work on this run; wait for it, or stop it") from None
+        yield
 
 
 def write(path: Path, text: str) -> None:
@@ -108,22 +137,28 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder`.
+def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decided the run in `folder`, and what was noted besides.
 
     Raises:
-        RecordError: There is none, or it is damaged.
+        RecordError: There is no run, its record is damaged, or of another schema.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise RecordError(f"{path}: there is no such file, so this is no run's folder")
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(path.read_text()))
-        environment_label(config), config["optimizer"]["label"], config["seed"]
+        environment_label(config), config["optimizer"]["label"], config["seed"], config["study"]
         config["budget"]["unit"], config["budget"]["amount"]
     except Exception as error:  # the parsers of YAML have no common type
         raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
-    return dict(config)
+    schema = config.pop("schema", 1)
+    if schema != SCHEMA:
+        raise RecordError(
+            f"{path}: is of schema {schema}, and this version of hgenv reads schema {SCHEMA}; use the version that "
+            "made the run, another study (study=<name>), or delete the run's folder"
+        )
+    return config, config.pop("where", {})
 
 
 def parse_rows(data: bytes, path: Path) -> list[Row]:
@@ -174,7 +209,7 @@ def read(folder: Path) -> Record:
     Raises:
         RecordError: A file is missing or damaged.
     """
-    config, done = read_config(folder), read_done(folder)
+    (config, where), done = read_config(folder), read_done(folder)
     path, data = _row_bytes(folder)
     if done is None:
         data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
@@ -186,7 +221,7 @@ def read(folder: Path) -> Record:
             f"{path}: holds {len(rows)} rows, but the run ended with {done['rows']}; restore the file, or delete the "
             "run's folder"
         )
-    return Record(folder, config, rows, done)
+    return Record(folder, config, where, rows, done)
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -218,15 +253,3 @@ def _row_bytes(folder: Path) -> tuple[Path, bytes]:
 def find(folder: Path) -> list[Path]:
     """Folders of all runs in or below `folder`, sorted."""
     return sorted(path.parent for path in folder.rglob(CONFIG))
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, as `key: value here, value there`."""
-    found = []
-    for key in dict.fromkeys([*one, *other]):
-        a, b = one.get(key, "(none)"), other.get(key, "(none)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a}, {b}")
-    return found
