@@ -67,9 +67,9 @@ def find(name: Any, where: str) -> Target:
 
 
 def name_of(target: type) -> str:
-    """The name by which `find` finds a class: of the outermost package whose `__all__` has it, else of its module."""
+    """The name by which `find` finds a class: of the nearest package whose `__all__` has it, else of its module."""
     packages = target.__module__.split(".")
-    for count in range(1, len(packages) + 1):
+    for count in range(len(packages) - 1, 0, -1):
         module = sys.modules.get(".".join(packages[:count]))
         if target.__qualname__ in getattr(module, "__all__", ()):
             return f"{'.'.join(packages[:count])}.{target.__qualname__}"
