@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -35,7 +36,7 @@ from hgenv.memory import keep_memory
 from hgenv.problem import RenderError, Status
 
 from . import checkpoint, config, pictures, provenance, records
-from .board import Board
+from .board import Board, validation_pictures
 from .config import USER_ERRORS, RunError, Settings, check_identity, make_environment, make_optimizer
 from .display import Display
 from .records import BOARD, CONFIG, DONE, ROWS, Row
@@ -129,7 +130,8 @@ class _Run:
                     saved = time.monotonic()
             with self.env.ledger.phase("log"):
                 self.board.last_pictures(self.rows[-1])
-                self._pictures()
+                for name, drawn in zip((records.VALIDATION, records.ERRORS), validation_pictures(self.env), strict=False):
+                    pictures.save(drawn, self.folder / name)
             self._save()
             done = self._done(*ended)
             records.write(self.folder / DONE, json.dumps(done, indent=1) + "\n")
@@ -206,19 +208,6 @@ class _Run:
             )
         return None
 
-    def _pictures(self) -> None:
-        """What the task draws of the validation data, and of what the last weights make of it."""
-        shown = pictures.shown(self.env)
-        truth = self.env.task.picture(shown)
-        if truth is None:
-            return
-        pictures.save(pictures.arrange(truth), self.folder / records.VALIDATION)
-        with torch.no_grad():
-            output = self.env.learner.output(self.env.state.weights, shown)
-        errors = self.env.task.picture(shown, output)
-        assert errors is not None
-        pictures.save(pictures.arrange(errors), self.folder / records.ERRORS)
-
     def _done(self, status: str, message: str) -> dict[str, Any]:
         return {
             "status": status,
@@ -272,7 +261,7 @@ def _make_gpu_repeatable() -> None:
 def _main(composed: DictConfig) -> None:
     keep_memory()
     try:
-        run(config.settings(composed), _command)
+        run(config.settings(composed), _command())
     except KeyboardInterrupt:
         sys.exit("error: interrupted; the same command resumes the run from its last checkpoint")
     except Interrupted as error:
@@ -280,18 +269,23 @@ def _main(composed: DictConfig) -> None:
     except USER_ERRORS as error:
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             sys.exit(f"error: {error}")
-        # The other runs of a sweep go on; the sweeper tells at the end.
+        # The other runs of a sweep go on; Hydra tells at the end.
         raise CompactHydraException(f"error: {error}") from None
 
 
-_command = ""
+def _command() -> str:
+    """What makes this one run, also where it is one of a sweep."""
+    asked = HydraConfig.get()
+    folders = [source.path for source in asked.runtime.config_sources if source.provider == "command-line"]
+    words = [word for folder in folders for word in ("--config-dir", folder)]
+    words += [word for word in asked.overrides.hydra if word.startswith("hydra.searchpath=")]
+    words += [word.removeprefix("++") for word in asked.overrides.task]
+    return shlex.join(["python", "-m", "benchmarks.run", *words])
 
 
 def main() -> None:
     """Run from the command line."""
-    global _command
-    _command = " ".join(["python -m benchmarks.run", *sys.argv[1:]])
-    sys.argv[1:] = [argument if argument.startswith("-") else config.override(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [word if word.startswith("-") else config.override(word) for word in sys.argv[1:]]
     _main()
 
 
