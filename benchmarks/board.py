@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from hgenv.env import DataGenEnv
@@ -25,18 +24,6 @@ from .records import Row
 
 CLOCKS = {"cpu": "cpu_seconds", "gpu": "gpu_seconds", "total": "total_seconds"}
 GALLERY = 8  # samples
-
-
-def validation_pictures(env: DataGenEnv) -> list[NDArray[np.uint8]]:
-    """What the task draws of the validation data, and then of what the weights make of them; none where it draws none.
-
-    Each is (H, W, 3).
-    """
-    shown = pictures.shown(env)
-    with torch.no_grad():
-        output = env.learner.output(env.state.weights, shown)
-    drawn = (env.task.picture(shown), env.task.picture(shown, output))
-    return [pictures.arrange(picture) for picture in drawn if picture is not None]
 
 
 class Board:
@@ -99,14 +86,14 @@ class Board:
         env, update = self.env, row["update"]
         self.drawn = update
         when: dict[str, Any] = {"global_step": update, "walltime": row["spent"]["total_seconds"]}
-        drawn = validation_pictures(env)
+        drawn = [pictures.arrange(p) for p in (pictures.validation_images(env), pictures.error_maps(env)) if p is not None]
         if not drawn:
             return
         self.samples.add_image("validation", np.concatenate(drawn), dataformats="HWC", **when)
         beta = env.space.check(row["beta"])
         # A beta at which something cannot be rendered has no picture of it; that is no reason to end a run.
         with suppress(RenderError):
-            gallery = env.task.picture(pictures.samples(env, beta, GALLERY))
+            gallery = pictures.gallery(env, beta, GALLERY)
             if gallery is not None:
                 self.samples.add_image("samples", pictures.arrange(gallery), dataformats="HWC", **when)
             if hasattr(env.generator, "mesh"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import sys
 import types
@@ -16,8 +17,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-from hydra.utils import get_object
 
 TARGET = "_target_"
 Target = Callable[..., Any]
@@ -56,20 +55,27 @@ def find(name: Any, where: str) -> Target:
     Raises:
         SettingError: There is none.
     """
+    first, *rest = str(name).split(".")
+    found: Any = None
     try:
-        target: Any = get_object(name)
+        found, path = importlib.import_module(first), first
+        for part in rest:
+            path = f"{path}.{part}"
+            if not hasattr(found, part) and isinstance(found, types.ModuleType):
+                importlib.import_module(path)
+            found = getattr(found, part)
     except Exception as error:  # importing a module can raise anything
-        reason = error.__cause__ or error
-        raise SettingError(f"{where}.{TARGET}: cannot find {name!r}: {reason}") from error
-    if not callable(target):
+        choice = f"; it has {', '.join(found.__all__)}" if hasattr(found, "__all__") else ""
+        raise SettingError(f"{where}.{TARGET}: cannot find {name!r} ({error}){choice}") from error
+    if not callable(found):
         raise SettingError(f"{where}.{TARGET}: {name} is no class or function")
-    return typing.cast(Target, target)
+    return typing.cast(Target, found)
 
 
 def name_of(target: type) -> str:
-    """The name by which `find` finds a class: of the nearest package whose `__all__` has it, else of its module."""
+    """The name by which `find` finds a class: of the outermost package whose `__all__` has it, else of its module."""
     packages = target.__module__.split(".")
-    for count in range(len(packages) - 1, 0, -1):
+    for count in range(1, len(packages)):
         module = sys.modules.get(".".join(packages[:count]))
         if target.__qualname__ in getattr(module, "__all__", ()):
             return f"{'.'.join(packages[:count])}.{target.__qualname__}"

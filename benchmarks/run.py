@@ -36,7 +36,7 @@ from hgenv.memory import keep_memory
 from hgenv.problem import RenderError, Status
 
 from . import checkpoint, config, pictures, provenance, records
-from .board import Board, validation_pictures
+from .board import Board
 from .config import USER_ERRORS, RunError, Settings, check_identity, make_environment, make_optimizer
 from .display import Display
 from .records import BOARD, CONFIG, DONE, ROWS, Row
@@ -130,8 +130,7 @@ class _Run:
                     saved = time.monotonic()
             with self.env.ledger.phase("log"):
                 self.board.last_pictures(self.rows[-1])
-                for name, drawn in zip((records.VALIDATION, records.ERRORS), validation_pictures(self.env), strict=False):
-                    pictures.save(drawn, self.folder / name)
+                self._pictures()
             self._save()
             done = self._done(*ended)
             records.write(self.folder / DONE, json.dumps(done, indent=1) + "\n")
@@ -207,6 +206,13 @@ class _Run:
                 "raise env.max_updates"
             )
         return None
+
+    def _pictures(self) -> None:
+        """What the task draws of the validation data, and of what the last weights make of it."""
+        for name, draw in ((records.VALIDATION, pictures.validation_images), (records.ERRORS, pictures.error_maps)):
+            picture = draw(self.env)
+            if picture is not None:
+                pictures.save(picture, self.folder / name)
 
     def _done(self, status: str, message: str) -> dict[str, Any]:
         return {
