@@ -334,19 +334,19 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 # --- Objects -----------------------------------------------------------------------------------------------------------
 
 
-def make_environment(env: Mapping[str, Any], device: str = "auto", prober: Mapping[str, Any] | None = None) -> DataGenEnv:
-    """The environment of complete settings.
+def make_environment(identity: Mapping[str, Any], where: Mapping[str, Any] | None = None) -> DataGenEnv:
+    """The environment of a run.
 
     Args:
-        env: `identity["env"]`.
-        device: Where it computes.
-        prober: How it makes probes; None leaves it the choice.
+        identity: Complete settings; of them, `env`.
+        where: `device` and `prober`; None leaves the environment the choice.
 
     Raises:
         RunError: It cannot be made so; the message says why.
     """
+    env = identity["env"]
     taken, _ = defaults.parameters(_entry_point(env["id"])[0])
-    code = {name: value for name, value in (("device", device), ("prober", prober)) if name in taken}
+    code = {name: value for name, value in (where or {}).items() if name in ("device", "prober") and name in taken}
     kwargs = _without(env, "id", "label") | code
     try:
         arguments = instantiate(kwargs, _convert_="all")
@@ -360,17 +360,17 @@ def make_environment(env: Mapping[str, Any], device: str = "auto", prober: Mappi
     return made
 
 
-def make_optimizer(optimizer: Mapping[str, Any], space: DecisionSpace, seed: int) -> Optimizer:
-    """The optimizer of complete settings.
+def make_optimizer(identity: Mapping[str, Any], space: DecisionSpace) -> Optimizer:
+    """The optimizer of a run.
 
     Args:
-        optimizer: `identity["optimizer"]`.
+        identity: Complete settings; of them, `optimizer` and `seed`.
         space: What it is to decide.
-        seed: Of its random numbers.
 
     Raises:
         RunError: It cannot be made so; the message says why.
     """
+    optimizer = identity["optimizer"]
     name, initial = optimizer["label"], optimizer.get("initial")
     if isinstance(initial, list) and len(initial) != space.dimension:
         raise RunError(
@@ -378,7 +378,7 @@ def make_optimizer(optimizer: Mapping[str, Any], space: DecisionSpace, seed: int
             "environment"
         )
     try:
-        made = instantiate(_without(optimizer, "label"), space, seed=seed, _convert_="all")
+        made = instantiate(_without(optimizer, "label"), space, seed=identity["seed"], _convert_="all")
     except InstantiationException as error:
         raise RunError(f"the optimizer {name} cannot be made: {error.__cause__ or error}") from error
     if not isinstance(made, Optimizer):

@@ -90,8 +90,8 @@ class _Run:
         identity, where = settings.identity, settings.where
         self.settings, self.command = settings, command
         self.folder, self.budget = settings.folder, settings.budget
-        self.env = make_environment(identity["env"], where["device"], where["prober"])
-        self.optimizer = make_optimizer(identity["optimizer"], self.env.space, identity["seed"])
+        self.env = make_environment(identity, where)
+        self.optimizer = make_optimizer(identity, self.env.space)
         self.rows: list[Row] = []
 
     def go(self) -> dict[str, Any]:
@@ -221,6 +221,7 @@ class _Run:
             "rows": len(self.rows),
             "final": [row for row in self.rows if row["within_budget"]][-1],
             "phases": self.env.ledger.by_phase(),
+            "where": self.settings.where,  # config.yaml has where it began
             "hardware": provenance.hardware(self.env.device),
             "versions": provenance.versions(),
             "commit": provenance.commit(),
