@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .decision import DecisionSpace
-from .learning.influence import influence, sample_gradient_without_curvature
+from .learning.first_order import influence, sample_gradient_without_curvature
 from .learning.learner import Learner, validation_loss
 from .learning.precision import full_precision
 from .learning.rules import Rule, TrainingState

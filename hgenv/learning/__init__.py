@@ -1,7 +1,7 @@
 """Networks as functions of their weights, update rules, and the unrolled gradient."""
 
 from .dense import DenseLearner, Network
-from .influence import influence, sample_gradient_without_curvature
+from .first_order import influence, sample_gradient_without_curvature
 from .learner import Learner, training_loss, validation_loss
 from .rules import SGD, Adam, Rule, TrainingState
 from .unroll import StepGradient, sample_gradient, train

@@ -10,7 +10,7 @@ more, and the vector-Jacobian product of it gives
     dL/dX_k = (ds_{k+1}/dX_k)^T a_{k+1},    a_k = (ds_{k+1}/ds_k)^T a_{k+1},
 
 so that the graph of one step is alive at a time, whatever K is. The same product gives the influence of each sample,
-the derivative of L by its weight in l(w_k, X_k). `influence` has what is cheaper and leaves curvature out.
+the derivative of L by its weight in l(w_k, X_k). `first_order` has what is cheaper and leaves curvature out.
 """
 
 from __future__ import annotations

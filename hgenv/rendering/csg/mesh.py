@@ -22,8 +22,10 @@ from manifold3d import Error, Manifold
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .scene import CONE, CUBE, EMPTY, SPHERE, UNION, Frame, RenderError, Scene, pixel_centres
-from .shading import shade
+from ...problem import RenderError
+from ..framing import check_size, pixel_centres
+from ..shading.texture import shade
+from .scene import CONE, CUBE, EMPTY, SPHERE, UNION, Frame, Scene
 
 SUFFIXES = (".glb", ".obj")
 
@@ -76,8 +78,8 @@ class MeshRenderer:
         segments: Edges around a circle of a tessellated sphere or cone.
     """
 
-    def __init__(self, size: int, shadows: bool = True, segments: int = 128) -> None:
-        self.size = size
+    def __init__(self, size: int = 64, shadows: bool = True, segments: int = 128) -> None:
+        self.size = check_size(size)
         self.shadows = shadows
         self.segments = segments
         self._pixels = torch.stack(pixel_centres(size), 1).numpy()
@@ -89,6 +91,10 @@ class MeshRenderer:
             RenderError: A primitive of an object is not valid.
         """
         return render(scene, self.size, self.segments, self._see)
+
+    def resized(self, size: int) -> MeshRenderer:
+        """See `Renderer`."""
+        return MeshRenderer(size, self.shadows, self.segments)
 
     def _see(self, vertices: NDArray[np.float64], faces: NDArray[np.int64], light: NDArray[np.float64]) -> Surface:
         rays = EmbreeScene(_device(), robust=True)

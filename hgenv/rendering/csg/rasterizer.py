@@ -1,6 +1,6 @@
 """What pyrender lacks for this project: facet normals and depth in floating point, sampled at pixel centres.
 
-Importing this module imports pyrender and with it OpenGL; `hgenv.rendering.gl` does so when it is first used.
+Importing this module imports pyrender and with it OpenGL; `gl` beside it does so when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The z-buffer of `surfaces` on a CPU, compiled: one mesh after the other, in double precision, without reassociation.
+"""The z-buffer on a CPU, compiled: one mesh after the other, in double precision, without reassociation.
 
 A head has more triangles than its picture has pixels: most of them lie between pixel centres and are done with after
 four comparisons. Bits depend neither on the batch nor on threads.
@@ -17,7 +17,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .surfaces import SCATTER, SHADOW_LIFT, SHADOW_TEXELS, Fragments, light_axes
+from .fragments import SCATTER, SHADOW_LIFT, SHADOW_TEXELS, Fragments, light_axes
 
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 

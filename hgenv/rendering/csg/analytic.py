@@ -1,7 +1,7 @@
 """Exact CSG on rays: no meshes, no system packages, any device, bits independent of the batch.
 
-This is the torch form: the reference, and what runs on a GPU. On a CPU `analytic_numba` renders the same frames some
-twenty times faster; where autograd is to go through the light, it finds the surfaces and torch shades them.
+This is the torch form: the reference, and what runs on a GPU. On a CPU `compiled` renders the same frames some twenty
+times faster; where autograd is to go through the light, it finds the surfaces and torch shades them.
 
 Every convex primitive meets a ray in one interval [t_in, t_out]. From outside, a ray enters the solid either where it
 enters a primitive that adds, or where it leaves one that is subtracted; so each leaf offers one candidate, and the
@@ -17,6 +17,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
+from ...device import compiled_kernels_serve
+from ..framing import check_size, pixel_centres
+from ..shading.texture import shade
 from .scene import (
     CONE,
     CUBE,
@@ -29,16 +32,16 @@ from .scene import (
     Frame,
     Scene,
     extent,
-    pixel_centres,
     polarity,
 )
-from .shading import shade
 
 Vector = tuple[Tensor, ...]  # x, y, z
 
 TILE = 16  # pixels along the edge of a square whose rays are traced together, past the leaves that it can meet
 ROW = 128  # hits of one leaf that are shaded together
 MARGIN = 1e-4  # view units around a leaf's rectangle: more than its rounding
+CACHED_RAYS = 2**18  # what stays in a core's cache
+GPU_RAYS = 2**26  # what fills a GPU
 
 
 class AnalyticRenderer:
@@ -50,16 +53,16 @@ class AnalyticRenderer:
     """
 
     def __init__(self, size: int = 64, shadows: bool = True) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
-        self.size = size
+        self.size = check_size(size)
         self.shadows = shadows
 
     def __call__(self, scene: Scene) -> Frame:
         """Render all objects; see `Renderer`."""
-        if scene.kind.device.type != "cpu" or scene.linear.requires_grad:
+        if not compiled_kernels_serve(scene.kind):
+            return self.render_torch(scene, GPU_RAYS)
+        if scene.linear.requires_grad:
             return self.render_torch(scene)
-        from .analytic_numba import render  # late: compiling or loading the kernel takes a moment
+        from .compiled import render  # late: loading or compiling the kernels takes a moment
 
         if not any(getattr(scene, f.name).requires_grad for f in fields(scene)):
             return render(scene, self.size, self.shadows)
@@ -74,11 +77,13 @@ class AnalyticRenderer:
         image = shade(scene, frame.normal.flatten(2), torch.stack([x * mask, y * mask, z], 1), lit, mask)
         return replace(frame, image=image.reshape(frame.image.shape))
 
-    def render_torch(self, scene: Scene) -> Frame:
-        """The torch form, on any device."""
-        rows = max(1, 2**18 // self.size**2)  # what stays in a core's cache
-        if scene.kind.device.type != "cpu":
-            rows *= 256
+    def resized(self, size: int) -> AnalyticRenderer:
+        """See `Renderer`."""
+        return AnalyticRenderer(size, self.shadows)
+
+    def render_torch(self, scene: Scene, rays: int = CACHED_RAYS) -> Frame:
+        """The torch form, on any device, for so many rays at once."""
+        rows = max(1, rays // self.size**2)
         frames = [self._render(scene[i : i + rows]) for i in range(0, len(scene), rows)]
         return Frame(
             *(torch.cat(parts) for parts in zip(*((f.image, f.normal, f.depth, f.mask) for f in frames), strict=True))

@@ -1,24 +1,19 @@
-"""What every renderer takes and gives: CSG scenes in, frames out.
-
-View coordinates: the camera is orthographic and looks down -z; x points right, y up, z toward the camera. A frame of
-S x S pixels shows [-1, 1] x [-1, 1]; pixel (row i, column j) is sampled at x = (2j + 1) / S - 1, y = 1 - (2i + 1) / S.
-"""
+"""What every renderer of this family takes and gives: CSG scenes in, frames out, in `framing`'s view coordinates."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
+from ..shading.texture import Look
+
 EMPTY, SPHERE, CUBE, CONE, TETRAHEDRON = -1, 0, 1, 2, 3
 UNION, DIFFERENCE = 0, 1
-
-# Share of the frame's edge that the longer side of an object's bounding rectangle takes; photos are cropped alike.
-FIT = 0.9
 
 # Shadow rays start this far above the surface, in view units (a pixel of a 64-px frame is 0.03).
 SHADOW_OFFSET = 2e-3
@@ -27,12 +22,8 @@ SHADOW_OFFSET = 2e-3
 TETRAHEDRON_CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 
 
-class RenderError(RuntimeError):
-    """A renderer that cannot work here, or a scene that it cannot render. The message says which, and the cure."""
-
-
 @dataclass(frozen=True)
-class Scene:
+class Scene(Look):
     """B objects, each a complete binary tree with L = 2**depth leaf slots, and the light they are seen in.
 
     A leaf is a convex primitive in its own coordinates, carried into the view by `linear @ x + offset`:
@@ -52,13 +43,6 @@ class Scene:
         offset: (B, L, 3) view units.
         operator: (B, L - 1) int64, UNION or DIFFERENCE (left minus right) of the inner nodes in heap order: the
             children of node i are 2i + 1 and 2i + 2; node L - 1 + l is leaf slot l.
-        light: (B, 3) unit vectors toward the light.
-        ambient: (B,) share of the light that comes from everywhere, 0..1.
-        wave: (B, W, 3) wave vectors of the solid texture, radians per view unit.
-        phase: (B, W) their phases, radians.
-        texture: (B,) contrast of the albedo; 0 is plain white.
-        exposure: (B,) factor on the image.
-        contrast: (B,) exponent on the image.
     """
 
     kind: Tensor
@@ -66,13 +50,6 @@ class Scene:
     linear: Tensor
     offset: Tensor
     operator: Tensor
-    light: Tensor
-    ambient: Tensor
-    wave: Tensor
-    phase: Tensor
-    texture: Tensor
-    exposure: Tensor
-    contrast: Tensor
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -147,8 +124,6 @@ class Renderer(Protocol):
         """
         ...
 
-
-def pixel_centres(size: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """x and y of every pixel, each (size * size,) float32, row by row from the top left."""
-    line = (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
-    return line.repeat(size), (-line).repeat_interleave(size)
+    def resized(self, size: int) -> Self:
+        """The same renderer with frames of another size in pixels."""
+        ...

@@ -29,7 +29,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SHADOW_OFFSET, SPHERE, TETRAHEDRON_CORNERS, Frame, RenderError, Scene
+from ...problem import RenderError
+from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SHADOW_OFFSET, SPHERE, TETRAHEDRON_CORNERS, Frame, Scene
 
 LARGEST = 32  # leaf slots: one bit each
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from hgenv.generators.shapes import ShapeGenerator
-from hgenv.rendering.analytic import AnalyticRenderer
-from hgenv.rendering.analytic_numba import render
-from hgenv.rendering.scene import (
+from hgenv.problem import RenderError
+from hgenv.rendering.csg import AnalyticRenderer
+from hgenv.rendering.csg.compiled import render
+from hgenv.rendering.csg.scene import (
     CONE,
     CUBE,
     DIFFERENCE,
@@ -19,10 +20,9 @@ from hgenv.rendering.scene import (
     TETRAHEDRON,
     UNION,
     Frame,
-    RenderError,
     Scene,
-    pixel_centres,
 )
+from hgenv.rendering.framing import pixel_centres
 
 
 def random_scene(count: int, depth: int = 3, varied: bool = False, seed: int = 0) -> Scene:
@@ -32,7 +32,7 @@ def random_scene(count: int, depth: int = 3, varied: bool = False, seed: int = 0
     betas = space.initial.repeat(count, 1)
     if varied:
         random = torch.Generator().manual_seed(seed)
-        betas = space.project(space.unscale(torch.rand(betas.shape, generator=random, dtype=torch.float64)))
+        betas = space.project(space.denormalize(torch.rand(betas.shape, generator=random, dtype=torch.float64)))
     return generator.scene(betas, seed + torch.arange(count))
 
 

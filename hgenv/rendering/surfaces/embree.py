@@ -1,4 +1,4 @@
-"""Surfaces by ray casting (Embree): the oracle of the z-buffer in `surfaces`, one mesh after the other on a CPU.
+"""Surfaces by ray casting (Embree): the oracle of the z-buffer, one mesh after the other on a CPU.
 
 Nothing is shared with it but the conventions. Light is followed from outside toward the point itself, so that it has no
 texels; a point is lifted by `LIFT` only.
@@ -15,8 +15,8 @@ from embreex.rtcore import EmbreeDevice
 from embreex.rtcore_scene import EmbreeScene
 from torch import Tensor
 
-from .scene import pixel_centres
-from .surfaces import SCATTER, Fragments, check_triangles
+from ..framing import check_size, pixel_centres
+from .fragments import SCATTER, Fragments, check_triangles
 
 LIFT = 2e-3  # halves of the frame's edge
 
@@ -31,10 +31,8 @@ class EmbreeSurfaces:
     """
 
     def __init__(self, triangles: Tensor, size: int = 64, shadows: bool = True) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        self.size, self.shadows = check_size(size), shadows
         self.triangles = check_triangles(triangles)
-        self.size, self.shadows = size, shadows
         self._pixels = torch.stack(pixel_centres(size), 1).numpy()
 
     def __call__(self, vertices: Tensor, light: Tensor) -> Fragments:
@@ -42,6 +40,10 @@ class EmbreeSurfaces:
         meshes, lights = vertices.detach().cpu().numpy(), light.detach().cpu().numpy()
         seen = [self._see(mesh, toward) for mesh, toward in zip(meshes, lights, strict=True)]
         return Fragments(*(torch.from_numpy(np.stack(parts)).to(vertices.device) for parts in zip(*seen, strict=True)))
+
+    def resized(self, size: int) -> EmbreeSurfaces:
+        """See `SurfaceRenderer`."""
+        return EmbreeSurfaces(self.triangles, size, self.shadows)
 
     def _see(self, vertices: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, ...]:
         triangles = self.triangles.numpy()

@@ -1,4 +1,4 @@
-"""The grammar of `grammar` on a CPU, compiled: one tree after the other, and only the nodes that it has.
+"""The grammar on a CPU, compiled: one tree after the other, and only the nodes that it has.
 
 The formulas and their order are those of the torch form, in double precision without reassociation: the two differ by
 the rounding of elementary functions. Bits do not depend on the batch.
@@ -16,15 +16,16 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..rendering.scene import CONE, CUBE, DIFFERENCE, EMPTY, FIT, SPHERE, TETRAHEDRON, UNION
-from .grammar import NUMBERS_PER_NODE, Shape, shape_blocks
-from .random import normals
+from ...rendering.csg.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON, UNION
+from ...rendering.framing import FIT
+from ..random import normals
+from .layout import NUMBERS_PER_NODE, Shape, shape_blocks
 
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 _NAMES = [b.name for b in shape_blocks()]
 # As an argument: numba's cache does not see constants of another file change.
 _CODES = (SPHERE, CUBE, CONE, TETRAHEDRON, EMPTY, UNION, DIFFERENCE)
-# Where the blocks start in a row of beta. A node's random numbers are laid out as `grammar` says.
+# Where the blocks start in a row of beta. A node's random numbers are laid out as `layout` says.
 _OPERATOR, _EXPAND, _TRANSLATION, _SCALE, _SPHERE, _CUBE, _CONE, _TETRAHEDRON = 4, 6, 7, 13, 19, 21, 23, 27
 _EXPANDED = -2  # in place of a kind: the node became C(E, T(E))
 _NORMAL = [3, 4, 5, 8, 9, 10, 14, 15, 16]  # which of a node's numbers become normal ones: sizes, translation, scale
@@ -32,7 +33,7 @@ _EDGE = 4 / math.sqrt(6)  # of a tetrahedron whose corners lie at distance 1
 
 
 def shapes(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Shape:
-    """B objects fitted into the view, as `grammar.shapes` makes them; what empty slots hold may differ.
+    """B objects fitted into the view, as `reference.shapes` makes them; what empty slots hold may differ.
 
     Args:
         beta: Blocks of `shape_blocks` by name, each (B, size), as `DecisionSpace.split` gives them.

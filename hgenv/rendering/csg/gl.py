@@ -4,7 +4,7 @@ pyrender is imported when a renderer is first made, not before: it needs the sys
 traps, and what is done about them here: PYOPENGL_PLATFORM must be `egl` before OpenGL is first imported, and
 PYGLET_HEADLESS set (both are set for this process where they are not); a process has one EGL context, because deleting
 one ends the others too; a forked child cannot use its parent's. pyrender's lights and `Mesh.bounds` (broken on NumPy 2)
-are not used, and normals, depth and pixel centres are ours: see `hgenv.rendering.rasterizer`.
+are not used, and normals, depth and pixel centres are ours: see `hgenv.rendering.csg.rasterizer`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...problem import RenderError
+from ..framing import check_size, pixel_centres
 from .mesh import Surface, face_normals, render
-from .scene import Frame, RenderError, Scene, pixel_centres
+from .scene import Frame, Scene
 
 CURE = (
     "install the system packages libegl1 and libgl1 (Debian, Ubuntu: apt-get install libegl1 libgl1) and leave "
@@ -46,9 +48,9 @@ class PyrenderRenderer:
         segments: Edges around a circle of a tessellated sphere or cone.
     """
 
-    def __init__(self, size: int, shadows: bool = True, segments: int = 128) -> None:
+    def __init__(self, size: int = 64, shadows: bool = True, segments: int = 128) -> None:
         _context()  # fail now rather than at the first frame
-        self.size = size
+        self.size = check_size(size)
         self.shadows = shadows
         self.segments = segments
         self._pixels = torch.stack(pixel_centres(size), 1).numpy()
@@ -60,6 +62,10 @@ class PyrenderRenderer:
             RenderError: A primitive of an object is not valid, or OpenGL cannot be used in this process (any more).
         """
         return render(scene, self.size, self.segments, self._see)
+
+    def resized(self, size: int) -> PyrenderRenderer:
+        """See `Renderer`."""
+        return PyrenderRenderer(size, self.shadows, self.segments)
 
     def _see(self, vertices: NDArray[np.float64], faces: NDArray[np.int64], light: NDArray[np.float64]) -> Surface:
         view = _View(vertices[faces])

@@ -1,23 +1,4 @@
-"""The paper's probabilistic shape grammar (section 5.1, appendix A.2), sampled for a whole batch at once.
-
-    S => E;  E => C(E, T(E)) | P;  C => union | subtract
-    P => sphere | cube | truncated_cone | tetrahedron
-    T => attach * rand_translate * rand_rotate * rand_scale
-
-The derivation tree is laid out in a complete binary tree of the configured depth, in heap order; every node owns a
-fixed block of random numbers, used or not, so that beta never shifts a draw. What the paper leaves open is defined so:
-
-- **Depth.** A node at the deepest level is always a primitive; depth 3 allows 8 primitives.
-- **Sizes.** Lengths are log-normal: exp(mean + deviation * z). Only their ratios count: objects are fitted into
-  the view.
-- **attach** moves the origin of the right operand onto the surface of the left operand's first primitive (its leftmost
-  leaf, which stands untransformed in the operand's own coordinates): to the point where a ray from that primitive's
-  centre in a uniformly random direction leaves it. Then rand_translate displaces it, rand_rotate turns it uniformly,
-  rand_scale scales its axes by log-normal factors.
-- **Root.** The finished object is turned by a uniformly random rotation.
-- **Fitting into the view.** The exact screen rectangle of all primitives that add to the solid (subtracted ones do
-  not count) is centred, and its longer side is scaled to `FIT` of the frame; depth is centred alike.
-"""
+"""The grammar in torch, a whole batch at once: the reference, and what runs on a GPU."""
 
 from __future__ import annotations
 
@@ -27,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..decision import Block, block
-from ..rendering.scene import (
+from ...rendering.csg.scene import (
     CONE,
     CUBE,
     DIFFERENCE,
     EMPTY,
-    FIT,
     SPHERE,
     TETRAHEDRON,
     TETRAHEDRON_CORNERS,
@@ -41,35 +20,9 @@ from ..rendering.scene import (
     extent,
     polarity,
 )
-from .random import normals
-
-# Random numbers of a node: expand, operator, primitive, 3 sizes, 2 attach, 3 translation, 3 rotation, 3 scale.
-NUMBERS_PER_NODE = 17
-
-
-def shape_blocks() -> list[Block]:
-    """The 29 components of beta that appendix A.2 lists."""
-    spread = "mean and standard deviation of the logarithm of the"
-    return [
-        block("primitive", 4, 0, 1, 0.25, "1", "sphere, cube, truncated cone, tetrahedron", simplex=True, floor=0.05),
-        block("operator", 2, 0, 1, 0.5, "1", "union, difference", simplex=True, floor=0.05),
-        block("expand", 1, 0, 1, 0.5, "1", "E becomes C(E, T(E)) rather than P", floor=0.05),
-        block(
-            "translation", 6, (-1, -1, -1, 0, 0, 0), 1, (0, 0, 0, 0.3, 0.3, 0.3), "length",
-            "mean x, y, z and standard deviation x, y, z of rand_translate",
-        ),
-        block(
-            "scale", 6, (-1, -1, -1, 0, 0, 0), (1, 1, 1, 0.5, 0.5, 0.5), (0, 0, 0, 0.2, 0.2, 0.2), "log",
-            "mean x, y, z and standard deviation x, y, z of the logarithm of rand_scale",
-        ),
-        block("sphere", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} radius"),
-        block("cube", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} half edge"),
-        block(
-            "cone", 4, (-1, 0, -1, 0), (1, 0.5, 1, 0.5), (0, 0.2, 0, 0.2), "log length",
-            f"{spread} two radii, then of the half height",
-        ),
-        block("tetrahedron", 2, (-1, 0), (1, 0.5), (0, 0.2), "log length", f"{spread} distance from centre to corner"),
-    ]  # fmt: skip
+from ...rendering.framing import FIT
+from ..random import normals
+from .layout import NUMBERS_PER_NODE, Shape
 
 
 @dataclass(frozen=True)
@@ -99,25 +52,6 @@ class Draws:
     translation: Tensor
     rotation: Tensor
     scale: Tensor
-
-
-@dataclass(frozen=True)
-class Shape:
-    """B objects fitted into the view: the geometric part of a `Scene`, with the same shapes and meaning."""
-
-    kind: Tensor
-    size: Tensor
-    linear: Tensor
-    offset: Tensor
-    operator: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Shape:
-        return Shape(self.kind[rows], self.size[rows], self.linear[rows], self.offset[rows], self.operator[rows])
-
-
-def numbers_needed(depth: int) -> int:
-    """Random numbers a sample owns for its shape."""
-    return NUMBERS_PER_NODE * (2 ** (depth + 1) - 1)
 
 
 def draw(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Draws:
@@ -183,7 +117,7 @@ def _rotations(u: Tensor) -> Tensor:
 
 
 def shapes(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Shape:
-    """B objects fitted into the view; arguments as for `draw`. On a CPU, `grammar_numba` makes the same ones faster."""
+    """B objects fitted into the view; arguments as for `draw`."""
     return build(draw(beta, uniform, depth), depth)
 
 
