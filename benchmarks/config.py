@@ -86,6 +86,11 @@ class Settings:
         return self.root / identity["study"] / environment / optimizer / f"seed={identity['seed']}"
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What the run's folder says of it: the identity, its `schema`, and `where`."""
+        return {"schema": records.SCHEMA, **self.identity, "where": self.where}
+
+    @property
     def budget(self) -> Budget:
         """What the run may spend."""
         return Budget(**self.identity["budget"])
@@ -152,6 +157,8 @@ def settings(config: DictConfig) -> Settings:
     optimizer = {**given["optimizer"]}
     if "initial" in optimizer:
         optimizer["initial"] = _initial(optimizer["initial"])
+    if isinstance(given["study"], int | float):
+        given["study"] = str(given["study"])  # study=2024
     identity = complete({name: given[name] for name in IDENTITY} | {"env": env, "optimizer": optimizer})
     where = {name: given[name] for name in WHERE}
     if where["prober"] is not None:
@@ -244,11 +251,12 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
     """What keeps a recorded run from being the run that the `current`, complete identity stands for.
 
     Nothing does if every recorded setting has its value now, and every setting that came after the record has its
-    default.
+    default. Where it ran is no matter.
 
     Returns:
         `key: value there, value now`, one for each difference.
     """
+    recorded = {name: recorded[name] for name in IDENTITY if name in recorded}
     try:
         recorded = complete(recorded)
     except (SettingError, KeyError, TypeError):
@@ -266,7 +274,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         if (folder / records.ROWS).exists():
             raise RecordError(f"{folder}: there are rows, but no {records.CONFIG}; restore it, or delete the folder")
         return
-    found = differences(records.read_config(folder)[0], identity)
+    found = differences(records.read_config(folder), identity)
     if found:
         raise RecordError(
             f"{folder}: was made by another configuration; what differs (there, now):\n  "
@@ -334,19 +342,18 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 # --- Objects -----------------------------------------------------------------------------------------------------------
 
 
-def make_environment(identity: Mapping[str, Any], where: Mapping[str, Any] | None = None) -> DataGenEnv:
+def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """The environment of a run.
 
     Args:
-        identity: Complete settings; of them, `env`.
-        where: `device` and `prober`; None leaves the environment the choice.
+        record: What the run's folder says of it; of that, `env`, and if it is there `where`'s `device` and `prober`.
 
     Raises:
         RunError: It cannot be made so; the message says why.
     """
-    env = identity["env"]
+    env, where = record["env"], record.get("where", {})
     taken, _ = defaults.parameters(_entry_point(env["id"])[0])
-    code = {name: value for name, value in (where or {}).items() if name in ("device", "prober") and name in taken}
+    code = {name: value for name, value in where.items() if name in ("device", "prober") and name in taken}
     kwargs = _without(env, "id", "label") | code
     try:
         arguments = instantiate(kwargs, _convert_="all")
@@ -360,17 +367,17 @@ def make_environment(identity: Mapping[str, Any], where: Mapping[str, Any] | Non
     return made
 
 
-def make_optimizer(identity: Mapping[str, Any], space: DecisionSpace) -> Optimizer:
+def make_optimizer(record: Mapping[str, Any], space: DecisionSpace) -> Optimizer:
     """The optimizer of a run.
 
     Args:
-        identity: Complete settings; of them, `optimizer` and `seed`.
+        record: What the run's folder says of it; of that, `optimizer` and `seed`.
         space: What it is to decide.
 
     Raises:
         RunError: It cannot be made so; the message says why.
     """
-    optimizer = identity["optimizer"]
+    optimizer = record["optimizer"]
     name, initial = optimizer["label"], optimizer.get("initial")
     if isinstance(initial, list) and len(initial) != space.dimension:
         raise RunError(
@@ -378,7 +385,7 @@ def make_optimizer(identity: Mapping[str, Any], space: DecisionSpace) -> Optimiz
             "environment"
         )
     try:
-        made = instantiate(_without(optimizer, "label"), space, seed=identity["seed"], _convert_="all")
+        made = instantiate(_without(optimizer, "label"), space, seed=record["seed"], _convert_="all")
     except InstantiationException as error:
         raise RunError(f"the optimizer {name} cannot be made: {error.__cause__ or error}") from error
     if not isinstance(made, Optimizer):

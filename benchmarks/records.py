@@ -47,15 +47,13 @@ class Record:
 
     Attributes:
         folder: Where it is.
-        config: What decided it: `env`, `optimizer`, `budget`, `study`, `seed`.
-        where: What else was noted: device, threads and the like.
+        config: What decided it (`env`, `optimizer`, `budget`, `study`, `seed`), its `schema`, and `where` it began.
         rows: One per update, in order; the first is update 0.
         done: How it ended; None if it has not.
     """
 
     folder: Path
     config: dict[str, Any]
-    where: dict[str, Any]
     rows: list[Row]
     done: dict[str, Any] | None
 
@@ -109,10 +107,9 @@ def environment_label(config: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
-def write_config(folder: Path, identity: Mapping[str, Any], where: Mapping[str, Any]) -> None:
-    """Write what decides the run in `folder`, and what is noted besides."""
-    content = {"schema": SCHEMA, **identity, "where": dict(where)}
-    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write what `read_config` reads."""
+    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 @contextmanager
@@ -137,8 +134,8 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decided the run in `folder`, and what was noted besides.
+def read_config(folder: Path) -> dict[str, Any]:
+    """What decided the run in `folder`, its `schema`, and `where` it began.
 
     Raises:
         RecordError: There is no run, its record is damaged, or of another schema.
@@ -152,13 +149,13 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         config["budget"]["unit"], config["budget"]["amount"]
     except Exception as error:  # the parsers of YAML have no common type
         raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
-    schema = config.pop("schema", 1)
+    schema = config.get("schema", 1)
     if schema != SCHEMA:
         raise RecordError(
             f"{path}: is of schema {schema}, and this version of hgenv reads schema {SCHEMA}; use the version that "
             "made the run, another study (study=<name>), or delete the run's folder"
         )
-    return config, config.pop("where", {})
+    return dict(config)
 
 
 def parse_rows(data: bytes, path: Path) -> list[Row]:
@@ -209,7 +206,7 @@ def read(folder: Path) -> Record:
     Raises:
         RecordError: A file is missing or damaged.
     """
-    (config, where), done = read_config(folder), read_done(folder)
+    config, done = read_config(folder), read_done(folder)
     path, data = _row_bytes(folder)
     if done is None:
         data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
@@ -221,7 +218,7 @@ def read(folder: Path) -> Record:
             f"{path}: holds {len(rows)} rows, but the run ended with {done['rows']}; restore the file, or delete the "
             "run's folder"
         )
-    return Record(folder, config, where, rows, done)
+    return Record(folder, config, rows, done)
 
 
 def pack(folder: Path, target: Path) -> None:

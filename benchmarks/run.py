@@ -73,7 +73,7 @@ def run(settings: Settings, command: str | None = None) -> Path:
         job = _Run(settings, command)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / CONFIG).is_file():
-            records.write_config(folder, settings.identity, settings.where)
+            records.write_config(folder, settings.record)
         with records.owned(folder):
             done = job.go()
     else:
@@ -87,11 +87,10 @@ class _Run:
     """A run at work in its folder."""
 
     def __init__(self, settings: Settings, command: str | None) -> None:
-        identity, where = settings.identity, settings.where
         self.settings, self.command = settings, command
         self.folder, self.budget = settings.folder, settings.budget
-        self.env = make_environment(identity, where)
-        self.optimizer = make_optimizer(identity, self.env.space)
+        self.env = make_environment(settings.record)
+        self.optimizer = make_optimizer(settings.record, self.env.space)
         self.rows: list[Row] = []
 
     def go(self) -> dict[str, Any]:
