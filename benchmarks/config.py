@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import hgenv
 from hgenv.accounting import Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError, DecisionSpace
@@ -96,14 +96,14 @@ class Settings:
         return Budget(**self.identity["budget"])
 
 
-# --- From the command line to settings ---------------------------------------------------------------------------------
+# --- From the command line to settings -------------------------------------------------------------------------------
 
 
 def override(argument: str) -> str:
     """A command-line argument as Hydra has to see it.
 
-    Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the classes.
-    Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
+    Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the
+    classes. Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
     """
     if not _BELOW.match(argument):
         return argument
@@ -222,7 +222,7 @@ def _check(found: Settings) -> None:
     Budget(**budget)
 
 
-# --- Completion and identity -------------------------------------------------------------------------------------------
+# --- Completion and identity -----------------------------------------------------------------------------------------
 
 
 def complete(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,10 +257,9 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
         `key: value there, value now`, one for each difference.
     """
     recorded = {name: recorded[name] for name in IDENTITY if name in recorded}
-    try:
+    # A setting or a class that is no longer there is one of the differences.
+    with suppress(SettingError, KeyError, TypeError):
         recorded = complete(recorded)
-    except (SettingError, KeyError, TypeError):
-        pass  # a setting or a class that is no longer there: one of the differences
     return defaults.differences(recorded, current)
 
 
@@ -339,7 +338,7 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-# --- Objects -----------------------------------------------------------------------------------------------------------
+# --- Objects ---------------------------------------------------------------------------------------------------------
 
 
 def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
