@@ -1,4 +1,4 @@
-"""Metrics for normals: appendix A.1 of the paper, over the pixels and at the resolution stated here.
+"""Surface normals from a grey image, with the metrics of the paper's appendix A.1.
 
 Figures are taken at the photos' native resolution, over the pixels with a known normal, pooled over all photos (so that
 a large photo counts more than a small one); beside them stands the mean of each object.
@@ -6,14 +6,76 @@ a large photo counts more than a small one); beside them stands the mean of each
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..datasets.photos import NativeTruth, Photos
+from hgenv.samples import DenseSamples
+
+from .dense import DenseTask, last
+from .task import Metric
+
+if TYPE_CHECKING:
+    from hgenv.datasets.photos import NativeTruth, Photos
 
 THRESHOLDS = (11.25, 22.5, 30.0)  # degrees
+WORST_DEGREES = 60.0  # what gets the last colour of an error map
+
+
+@dataclass(frozen=True)
+class NormalsTask(DenseTask):
+    """The normal of every pixel. Maps are vectors of any length; they count as their directions.
+
+    Images are (B, 1, S, S), targets (B, 3, S, S) unit normals inside the mask and zero outside, masks (B, 1, S, S).
+    """
+
+    inputs = 1
+    outputs = 3
+    max_loss = math.pi
+    metrics = (
+        Metric("mean_degrees", "mean (°)", "°"),
+        Metric("median_degrees", "median (°)", "°"),
+        *(Metric(f"within_{t:g}", f"≤ {t:g}° (%)", "%", "max") for t in THRESHOLDS),
+        Metric("mse_radians2", "MSE (rad²)", "rad²"),
+    )
+    error_note = f"Error: black none, white from {WORST_DEGREES:g} degrees on."
+
+    def pixel_loss(self, maps: Tensor, target: Tensor) -> Tensor:
+        """1 - cosine of the angle between prediction and target."""
+        return 1 - (unit_vectors(maps) * target).sum(1, keepdim=True)
+
+    def validation_loss(self, output: Any, data: Photos) -> Tensor:
+        """Mean angle error of the last map in radians at network resolution, over the valid pixels of all photos."""
+        samples = data.samples
+        errors = angles(self.predict(output), samples.target, dim=1)[:, None]
+        return (samples.mask * errors).sum() / samples.mask.sum().clamp(min=1)
+
+    def score(self, output: Any, data: Photos) -> dict[str, float]:
+        """`normal_metrics` over the valid pixels of all photos at native resolution, `mean_degrees/<object>`."""
+        return score_normals(self.predict(output), data)
+
+    def predict(self, output: Any) -> Tensor:
+        """Unit normals, (B, 3, S, S), of the last map."""
+        return unit_vectors(last(output))
+
+    def colours(self, targets: Tensor, truth: DenseSamples) -> NDArray[np.floating]:
+        """Red, green and blue are x, y and z, from -1 to 1."""
+        return (targets.permute(0, 2, 3, 1).cpu().numpy() + 1) / 2
+
+    def error_level(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Angles, 1 being `WORST_DEGREES`."""
+        return angles(prediction, target, dim=1).rad2deg() / WORST_DEGREES
+
+
+def unit_vectors(maps: Tensor) -> Tensor:
+    """(B, 3, H, W) divided by their lengths over the channels; 1e-8 under the root keeps the origin harmless."""
+    return maps * (maps.square().sum(1, keepdim=True) + 1e-8).rsqrt()
 
 
 def angles(prediction: Tensor, truth: Tensor, dim: int = -3) -> Tensor:
@@ -73,11 +135,11 @@ def score_normals(predictions: Tensor, photos: Photos) -> dict[str, float]:
     Raises:
         ValueError: There is not one prediction for each photo.
     """
-    needed = (len(photos), *photos.batch.target.shape[1:])
+    needed = photos.samples.target.shape
     if predictions.shape != needed:
         raise ValueError(
             f"predictions have shape {tuple(predictions.shape)}, but the {len(photos)} photos of {photos.label} need "
-            f"{needed}"
+            f"{tuple(needed)}"
         )
     errors = [_errors(p, t) for p, t in zip(predictions, photos.native, strict=True)]
     means = {f"mean_degrees/{n}": float(e.mean().rad2deg()) for n, e in zip(photos.names, errors, strict=True)}
