@@ -7,6 +7,8 @@ Matplotlib at its final size: nothing is scaled afterwards.
 from __future__ import annotations
 
 import base64
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -30,6 +32,8 @@ from .tables import by_optimizer, together
 CLOCKS = {"total_seconds": "CPU + GPU time (s)", "gpu_seconds": "GPU time (s)"}
 LIMIT = 300 * 1024  # bytes of a file: reports are kept in repositories
 WIDTH, DPI = 1800, 200  # pixels across, and how large letters are in them
+SMALLER = (200, 180, 160, 140, 120, 100)  # DPI of curves: the first that keeps the limit
+WINDOW = 16  # of the 400 moments of a curve: single updates scatter more than optimizers differ
 PANELS = 3  # beside each other
 TILES = {1: 8, 2: 4, 3: 3}  # samples in a row, by the number of environments beside each other; 2 for more
 GAP = 12  # pixels between blocks of pictures
@@ -61,7 +65,7 @@ class Figure:
 def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Canvas:
     """Validation and test figures against computation time, and against GPU time where one ran, by environment.
 
-    Mean and range over the seeds, to where the shortest run ends.
+    Mean and range over the seeds of means over the last `WINDOW` of 400 moments, to where the shortest run ends.
     """
     panels = [
         (name, runs, clock)
@@ -85,9 +89,10 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
             for optimizer, group in by_optimizer(runs):
                 colour, line = looks[optimizer]
                 time, values = together(group, clock, data, main.name)
+                values = _trailing_mean(values)
                 (drawn[optimizer],) = axis.plot(time, values.mean(0), color=colour, linestyle=line, lw=1.3)
                 if len(group) > 1:
-                    axis.fill_between(time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0)
+                    axis.fill_between(time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False)
             # The first updates come from untrained weights, far from anything that is to be compared.
             shown = [curve.get_ydata()[100:] for curve in axis.get_lines()]
             low, high = min(map(np.min, shown)), max(map(np.max, shown))
@@ -144,10 +149,13 @@ def errors(
 
 
 def line_art(canvas: Canvas, name: str, caption: str) -> Figure:
-    """A figure of lines and letters, without loss."""
-    file = BytesIO()
-    Image.fromarray(_pixels(canvas)).save(file, "png", optimize=True)
-    return Figure(f"{name}.png", caption, file.getvalue())
+    """A figure of lines and letters, without loss, as large as the limit allows."""
+    for dpi in SMALLER:
+        canvas.set_dpi(dpi)
+        data = _png(_pixels(canvas))
+        if len(data) < LIMIT:
+            break
+    return Figure(f"{name}.png", caption, data)
 
 
 def photographic(canvas: Canvas, name: str, caption: str) -> Figure:
@@ -163,6 +171,15 @@ def photographic(canvas: Canvas, name: str, caption: str) -> Figure:
         if file.tell() < LIMIT:
             break
     return Figure(f"{name}.webp", caption, file.getvalue())
+
+
+def _trailing_mean(values: NDArray[Any]) -> NDArray[Any]:
+    """Means over the last `WINDOW` columns of (seeds, T), over fewer at the beginning."""
+    sums = np.cumsum(np.pad(values, ((0, 0), (1, 0))), axis=1)
+    ends = np.arange(1, sums.shape[1])
+    starts = np.maximum(ends - WINDOW, 0)
+    means: NDArray[Any] = (sums[:, ends] - sums[:, starts]) / (ends - starts)
+    return means
 
 
 # --- Pictures in blocks --------------------------------------------------------------------------------------------
@@ -283,6 +300,18 @@ def _canvas(width: int, height: int, **options: Any) -> Canvas:
     figure = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file in true colour without PNG's filters, which help with photos and hurt with flat colours."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
 def _pixels(canvas: Canvas) -> NDArray[np.uint8]:

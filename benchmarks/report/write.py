@@ -125,8 +125,9 @@ def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure],
         f"{name}: {_data(runs)}" + " - STAND-IN, no real photos" * _standin(runs) for name, runs in groups
     )
     curves = (
-        "Validation (above) and test (below) against computation time. Line: mean over the seeds; band: their range; "
-        f"to where the shortest of them ends. The vertical axes fit the last three quarters of the time. {where}."
+        "Validation (above) and test (below) against computation time, each moment a mean over the last "
+        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range; to where the shortest of "
+        f"them ends. The vertical axes fit the last three quarters of the time. {where}."
     )
     made = [figures.line_art(figures.curves(groups, _title), "curves", curves)]
     notes: list[str] = []
