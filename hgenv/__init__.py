@@ -5,41 +5,56 @@
 """
 
 from .accounting import Budget, BudgetError, Ledger
-from .batch import Batch
 from .datasets.photos import DataError, Photos
 from .decision import Block, DecisionError, DecisionSpace, block
-from .env import DataGenEnv, Generator, Outcome, Status
-from .learning.unroll import SGD, Learner, TrainingState, credits, sample_gradient, train
+from .env import DataGenEnv
+from .learning import SGD, Adam, Learner, Network, TrainingState
+from .probing import Batched, Prober, Serial, WorkerError, Workers
+from .problem import Data, Generator, Outcome, RenderError, SampleData, Status
 from .registration import register_environments
-from .rendering import RenderError
-from .workers import WorkerError
+from .rollout import Problem, Rollout, SampleGradient, Slopes
+from .samples import DenseSamples, Samples
+from .tasks import Metric, Picture, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
-    "Batch",
+    "Adam",
+    "Batched",
     "Block",
     "Budget",
     "BudgetError",
+    "Data",
     "DataError",
     "DataGenEnv",
     "DecisionError",
     "DecisionSpace",
+    "DenseSamples",
     "Generator",
     "Learner",
     "Ledger",
+    "Metric",
+    "Network",
     "Outcome",
     "Photos",
+    "Picture",
+    "Prober",
+    "Problem",
     "RenderError",
+    "Rollout",
+    "SampleData",
+    "SampleGradient",
+    "Samples",
+    "Serial",
+    "Slopes",
     "Status",
+    "Task",
     "TrainingState",
     "WorkerError",
+    "Workers",
     "block",
-    "credits",
     "register_environments",
-    "sample_gradient",
-    "train",
 ]
 
 register_environments()

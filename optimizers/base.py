@@ -1,59 +1,73 @@
-"""What every optimizer of a decision vector has in common."""
+"""What every optimizer of a decision vector has in common, and the loop of those that follow a gradient."""
 
 from __future__ import annotations
 
-import math
+import logging
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from hgenv.decision import DecisionSpace
-from hgenv.env import DataGenEnv
+from hgenv import DataGenEnv, DecisionSpace, RenderError
+
+from .rules import Rule
+from .shrinkage import Shrinkage
+
+logger = logging.getLogger(__name__)
+
+Initial = str | Sequence[float] | Tensor | None
 
 
 class Optimizer(ABC):
-    """Decides beta. An update improves beta, at the environment's expense, and ends in exactly one `env.step`.
+    """Decides beta. An update improves beta, at the environment's expense, and ends in exactly one step.
 
-    All start at the space's initial vector, draw from a generator of their own, and work on beta in scaled units,
-    fractions of each component's range.
+    All start at the space's initial vector unless told otherwise, draw from a generator of their own, and work on beta
+    in normalized form, fractions of each component's range.
 
     Args:
         space: The decision space.
         seed: Decides everything that the optimizer draws.
-        every: Updates from one improvement to the next; those between only step, so that training keeps up.
+        initial: Where to start: None for the space's initial vector; (d,) numbers in their own units, such as what
+            another run recommends; or "random:<n>", the n-th of `DecisionSpace.random`.
+        period: Updates from one improvement to the next; those between only step, so that training keeps up.
 
     Attributes:
-        scaled: (d,) float64, the current beta in scaled units.
+        normalized: (d,) float64, the current beta.
         random: The optimizer's own source of randomness.
+
+    Raises:
+        ValueError: `period` is not positive, or `initial` is another word.
+        DecisionError: `initial` has the wrong length, or is out of bounds.
     """
 
-    def __init__(self, space: DecisionSpace, *, seed: int, every: int = 1) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 update, not {every}")
-        self.space, self.every = space, every
+    def __init__(self, space: DecisionSpace, *, seed: int, initial: Initial = None, period: int = 1) -> None:
+        if period < 1:
+            raise ValueError(f"period must be at least 1 update, not {period}")
+        self.space, self.period = space, period
         self.random = torch.Generator().manual_seed(seed)
-        self.scaled = self._project(space.scale(space.initial))
+        self.normalized = self._project(space.normalize(_initial(space, initial)))
 
     def update(self, env: DataGenEnv) -> None:
         """Improve beta if it is time, and step. What came of the step is in `env.outcome`."""
-        if env.update % self.every == 0:
+        if env.update % self.period == 0:
             self.improve(env)
         self._step(env)
 
     @abstractmethod
     def improve(self, env: DataGenEnv) -> None:
-        """Move `scaled`, asking the environment whatever that takes, short of a step."""
+        """Move `normalized`, asking the environment whatever that takes, short of a step."""
 
     @property
     def recommendation(self) -> Tensor:
         """The beta to report, (d,) in its own units."""
-        return self._valid(self.scaled.detach())
+        return self._valid(self.normalized.detach())
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
-        return {"scaled": self.scaled.detach().clone(), "random": self.random.get_state()}
+        return {"normalized": self.normalized.detach().clone(), "random": self.random.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits.
@@ -61,62 +75,123 @@ class Optimizer(ABC):
         Raises:
             ValueError: The state is from another decision space.
         """
-        if state["scaled"].shape != self.scaled.shape:
+        if state["normalized"].shape != self.normalized.shape:
             raise ValueError(
-                f"this state is of an optimizer of {len(state['scaled'])} components, but the space has "
+                f"this state is of an optimizer of {len(state['normalized'])} components, but the space has "
                 f"{self.space.dimension}; load it with the environment that it was saved with"
             )
-        self.scaled.data = state["scaled"].clone()
+        self.normalized.data = state["normalized"].clone()
         self.random.set_state(state["random"])
 
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
 
-    def _valid(self, scaled: Tensor) -> Tensor:
+    def _valid(self, normalized: Tensor) -> Tensor:
         """The nearest valid betas in their own units, (..., d)."""
-        return self.space.project(self.space.unscale(scaled))
+        return self.space.project(self.space.denormalize(normalized))
 
-    def _project(self, scaled: Tensor) -> Tensor:
-        """The nearest valid betas in scaled units, (..., d)."""
-        return self.space.scale(self._valid(scaled))
+    def _project(self, normalized: Tensor) -> Tensor:
+        """The nearest valid betas in normalized form, (..., d)."""
+        return self.space.normalize(self._valid(normalized))
+
+
+def _initial(space: DecisionSpace, initial: Initial) -> Tensor:
+    """Where to start, (d,) in its own units."""
+    if initial is None:
+        return space.initial
+    if not isinstance(initial, str):
+        return space.check(initial)
+    word, _, number = initial.partition(":")
+    if word != "random" or not number.isdecimal():
+        raise ValueError(f"initial must be None, random:<n>, or {space.dimension} numbers, not {initial!r}")
+    return space.random(int(number))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the samples of the coming step are to be made with.
+
+    Attributes:
+        betas: (N, d) normalized, within [0, 1].
+        share: As many consecutive samples share a sample seed; divides N.
+    """
+
+    betas: Tensor
+    share: int = 1
+
+
+class Estimator(Protocol):
+    """Estimates dL/dbeta. A value: what it remembers is in the environment's last rollout."""
+
+    def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
+        """The betas of the coming step, for `estimate` to look back on; None for all at `center`.
+
+        Args:
+            env: The environment.
+            center: (d,) normalized.
+            random: Where to draw from.
+        """
+        ...
+
+    def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
+        """Estimates of dL/dbeta per fraction of range.
+
+        Args:
+            env: The environment.
+            center: (d,) normalized.
+            random: Where to draw from.
+
+        Returns:
+            (M, d) independent estimates, whose mean is the best one; NaN for components that a row says nothing about.
+            None if there is no estimate this time.
+
+        Raises:
+            RenderError: A sample cannot be rendered.
+        """
+        ...
 
 
 class GradientOptimizer(Optimizer):
-    """An optimizer that descends an estimate of dL/dbeta by an update rule of `torch.optim`.
+    """Follows an estimate of dL/dbeta by an update rule: the loop of all gradient methods.
 
-    After a failed step beta goes back half way towards the last one that worked.
+    Each `period` updates: estimate, shrink, move by the rule, back into the valid set; then step. After a failed step
+    beta goes back half way towards the last one that worked. An estimate that is not finite, or whose samples cannot be
+    rendered, is left out, and the log says so.
 
     Args:
         space: The decision space.
+        estimator: Estimates dL/dbeta.
+        rule: Turns an estimate into a move.
         seed: Decides everything that the optimizer draws.
-        every: Updates from one descent to the next.
-        learning_rate: Of the first descent.
-        decay_updates: The learning rate of descent t is learning_rate / sqrt(1 + t / decay_updates); inf keeps it.
-        shrink: None, or how much of what `Trust` knows outlasts a descent, 0 to 1 (exclusive).
+        initial: Where to start, see `Optimizer`.
+        period: Updates from one estimate to the next.
+        shrinkage: How far each component is believed; None for all of it.
+        bounds: What keeps beta valid: "project", to the nearest valid vector; or "clip", each component to its range,
+            as in the paper. Simplex blocks then sum to one only in what is stepped at.
     """
 
-    scaled: torch.nn.Parameter
-    rule: torch.optim.Optimizer
+    normalized: torch.nn.Parameter
 
     def __init__(
         self,
         space: DecisionSpace,
+        estimator: Estimator,
+        rule: Rule,
         *,
         seed: int,
-        every: int,
-        learning_rate: float,
-        decay_updates: float,
-        shrink: float | None = None,
+        initial: Initial = None,
+        period: int = 1,
+        shrinkage: Shrinkage | None = None,
+        bounds: Literal["project", "clip"] = "project",
     ) -> None:
-        super().__init__(space, seed=seed, every=every)
-        if not learning_rate > 0 or not decay_updates > 0:
-            raise ValueError(
-                f"learning_rate and decay_updates must be positive, not {learning_rate} and {decay_updates}"
-            )
-        self.learning_rate, self.decay_updates = learning_rate, decay_updates
-        self.scaled = torch.nn.Parameter(self.scaled)
-        self.trust = None if shrink is None else Trust(shrink, space.dimension)
-        self._descents = 0
+        super().__init__(space, seed=seed, initial=initial, period=period)
+        if bounds not in ("project", "clip"):
+            raise ValueError(f"bounds must be 'project' or 'clip', not {bounds!r}")
+        self.estimator, self.rule, self.shrinkage, self.bounds = estimator, rule, shrinkage, bounds
+        self.normalized = torch.nn.Parameter(self.normalized)
+        self._torch_rule = rule.make(self.normalized)
+        self._known = None if shrinkage is None else shrinkage.start(space.dimension)
+        self._moves = 0
         self._worked: Tensor | None = None
 
     def update(self, env: DataGenEnv) -> None:
@@ -124,82 +199,56 @@ class GradientOptimizer(Optimizer):
         super().update(env)
         assert env.outcome is not None
         if env.outcome.ok:
-            self._worked = self.scaled.detach().clone()
+            self._worked = self.normalized.detach().clone()
         elif self._worked is not None:
-            self.scaled.data = (self.scaled.detach() + self._worked) / 2
+            self.normalized.data = (self.normalized.detach() + self._worked) / 2
+
+    def improve(self, env: DataGenEnv) -> None:
+        """Estimate dL/dbeta and move along it."""
+        try:
+            rows = self.estimator.estimate(env, self.normalized.detach(), self.random)
+        except RenderError as error:
+            logger.warning("update %d goes without a gradient: %s", env.update, error)
+            return
+        if rows is None:
+            return
+        if rows.isinf().any():
+            logger.warning("update %d goes without a gradient: it is not finite", env.update)
+            return
+        self._move(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
-        rest = {"rule": self.rule.state_dict(), "descents": self._descents, "worked": self._worked}
-        trust = None if self.trust is None else self.trust.state_dict()
-        return super().state_dict() | rest | {"trust": trust}
+        own = {"rule": self._torch_rule.state_dict(), "moves": self._moves, "worked": self._worked}
+        return super().state_dict() | own | {"shrinkage": self._known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)
-        self.rule.load_state_dict(state["rule"])
-        self._descents, self._worked = state["descents"], state["worked"]
-        if self.trust is not None:
-            self.trust.load_state_dict(state["trust"])
+        self._torch_rule.load_state_dict(state["rule"])
+        self._moves, self._worked, self._known = state["moves"], state["worked"], state["shrinkage"]
 
-    def _descend(self, gradient: Tensor, slopes: Tensor | None = None) -> None:
-        """beta <- project(beta - trust * rule(gradient)); `slopes` are what it is a mean of, for `Trust`."""
-        before = self.scaled.detach().clone()
-        self.scaled.grad = gradient
-        for group in self.rule.param_groups:
-            group["lr"] = self.learning_rate / math.sqrt(1 + self._descents / self.decay_updates)
-        self.rule.step()
-        share = 1.0 if self.trust is None or slopes is None else self.trust(slopes)
-        self.scaled.data = self._project(before + share * (self.scaled.detach() - before))
-        self._descents += 1
+    def _move(self, rows: Tensor) -> None:
+        """beta <- valid(beta - shrinkage * rule(mean of the rows)); the paper's equation 12 and appendix A.2."""
+        before = self.normalized.detach().clone()
+        self.normalized.grad = rows.nanmean(0).nan_to_num(0)
+        for group in self._torch_rule.param_groups:
+            group["lr"] = self.rule.rate(self._moves)
+        self._torch_rule.step()
+        move = self.normalized.detach() - before
+        if self.shrinkage is not None and self._known is not None:
+            self._known, factor = self.shrinkage(self._known, rows)
+            move = factor * move
+        after = before + move
+        self.normalized.data = self._project(after) if self.bounds == "project" else after.clamp(0, 1)
+        self._moves += 1
 
-
-def total(slopes: Tensor) -> Tensor:
-    """Sum over all samples, extrapolated from those that have an estimate; (N, d) to (d,), 0 where none has."""
-    return len(slopes) * slopes.nanmean(0).nan_to_num(0)
-
-
-class Trust:
-    """How far a mean over samples is to be believed, for each component: not in the paper.
-
-    The positive-part James-Stein factor max(0, 1 - 1 / t^2), t being the mean over its standard error. Components that
-    are pure noise stay where they are two times out of three, while RMSprop alone would move them at full step. With a
-    memory m, mean and error are those of the moving average (1 - m) sum_j m^j (estimate of j descents ago): a signal
-    that is weaker than the noise of one estimate shows in time, and noise averages out.
-
-    Args:
-        memory: m, 0 to 1 (exclusive).
-        dimension: d.
-
-    Raises:
-        ValueError: `memory` is out of range.
-    """
-
-    def __init__(self, memory: float, dimension: int) -> None:
-        if not 0 <= memory < 1:
-            raise ValueError(f"shrink must be None or at least 0 and below 1, not {memory}")
-        self.memory = memory
-        self._mean = torch.zeros(dimension, dtype=torch.float64)
-        self._squared_error = torch.zeros(dimension, dtype=torch.float64)
-
-    def __call__(self, slopes: Tensor) -> Tensor:
-        """Take in one estimate's (N, d) slopes, NaN for what is missing; (d,) factors in [0, 1]."""
-        counts = (~slopes.isnan()).sum(0)
-        mean = slopes.nanmean(0).nan_to_num(0)
-        variance = ((slopes - mean) ** 2).nansum(0) / (counts - 1).clamp(min=1)
-        # One value says nothing about its noise: that is as large as itself then.
-        squared_error = torch.where(counts > 1, variance / counts.clamp(min=1), mean**2)
-        known, memory = counts > 0, self.memory
-        self._mean = torch.where(known, memory * self._mean + (1 - memory) * mean, self._mean)
-        error = memory**2 * self._squared_error + (1 - memory) ** 2 * squared_error
-        self._squared_error = torch.where(known, error, self._squared_error)
-        factor = (1 - self._squared_error / (self._mean**2).clamp(min=1e-300)).clamp(min=0)
-        return torch.where(self._mean != 0, factor, 0)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What the next call depends on."""
-        return {"mean": self._mean, "squared_error": self._squared_error}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._mean, self._squared_error = state["mean"], state["squared_error"]
+    def _step(self, env: DataGenEnv) -> None:
+        proposal = None
+        if (env.update + 1) % self.period == 0:  # only the step before an estimate is looked back on
+            proposal = self.estimator.propose(env, self.normalized.detach(), self.random)
+        if proposal is None:
+            super()._step(env)
+            return
+        seeds = env.sample_seeds(len(proposal.betas) // proposal.share).repeat_interleave(proposal.share)
+        env.rollout(self.space.denormalize(proposal.betas), seeds=seeds, keep=True)

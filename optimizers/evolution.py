@@ -12,34 +12,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgenv.decision import DecisionSpace
-from hgenv.env import DataGenEnv
+from hgenv import DataGenEnv, DecisionSpace
 
-from .base import Optimizer
+from .base import Initial, Optimizer
 
 
 class Evolution(Optimizer):
     """A derivative-free optimizer of nevergrad, by default CMA-ES (Hansen and Ostermeier, 2001).
 
-    Each update asks nevergrad for a generation of candidates, probes them from the same weights and sample seeds, tells
-    their losses, and steps. The first update probes the common initial beta before them, as most methods would not; it
-    competes for the step but is not told, since it is no draw of the method's (TBPSA's step size would collapse).
-    Candidates are projected onto the valid set; nevergrad learns the loss of the projection.
+    Every `period` updates it asks nevergrad for a generation of candidates, probes them from the same weights and
+    sample seeds, tells their losses, and steps at the mean of their better half. The first update probes the initial
+    beta before them, as most methods would not. It competes for the step, but it is not told, since it is no draw of
+    the method's (TBPSA's step size would collapse). Candidates are projected onto the valid set; nevergrad learns the
+    loss of the projection.
 
-    The weights train, so losses of different updates cannot be compared. CMA-ES ranks within a generation, which is an
-    update here; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by training
-    alone. A failed probe is told as the worst loss there can be (`learner.max_loss`): nevergrad would turn NaN into
-    5e20. If all fail, the environment steps where it last did.
+    The weights train, so losses of different updates cannot be compared. CMA-ES ranks within a generation, whose
+    members are probed alike; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by
+    training alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN
+    into 5e20. If all fail, the environment steps where it last did.
 
     Args:
         space: The decision space.
         seed: Decides what nevergrad draws.
-        every: Updates from one generation to the next; those between only step.
+        initial: Where to start, see `Optimizer`.
+        period: Updates from one generation to the next; those between only step.
         name: In `nevergrad.optimizers.registry`.
-        population: Candidates an update; None for CMA-ES's 4 + 3 ln d, rounded down.
+        population: Candidates a generation; None for CMA-ES's 4 + 3 ln d, rounded down.
         sigma: Initial standard deviation, as a fraction of each component's range: exactly so for CMA-ES
             without a budget; for other methods that of nevergrad's unit mutation.
-        step_at: "best" steps at the best member of the generation; "mean" at the mean of its better half.
         budget: Evaluations that nevergrad plans for. Plain methods go without; portfolios that choose by it need one.
     """
 
@@ -48,23 +48,20 @@ class Evolution(Optimizer):
         space: DecisionSpace,
         *,
         seed: int,
-        every: int = 1,
+        initial: Initial = None,
+        period: int = 4,
         name: str = "CMA",
-        population: int | None = None,
+        population: int | None = 8,
         sigma: float = 0.1,
-        step_at: str = "best",
         budget: int | None = None,
     ) -> None:
-        super().__init__(space, seed=seed, every=every)
-        if step_at not in ("best", "mean"):
-            raise ValueError(f"unknown step_at {step_at!r}; choose 'best' or 'mean'")
+        super().__init__(space, seed=seed, initial=initial, period=period)
         self.population = 4 + int(3 * math.log(space.dimension)) if population is None else population
         if self.population < 2 or not sigma > 0:
             raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
-        self.step_at = step_at
         self._started = False
         with _numpy_state_kept():
-            self._nevergrad = _make(name, self.scaled, self.population, sigma, budget, seed)
+            self._nevergrad = _make(name, self.normalized, self.population, sigma, budget, seed)
 
     def improve(self, env: DataGenEnv) -> None:
         """Ask, probe, tell."""
@@ -72,15 +69,16 @@ class Evolution(Optimizer):
             candidates = [self._nevergrad.ask() for _ in range(self.population)]
         members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
         if not self._started:
-            members, self._started = torch.cat([self.scaled[None], members]), True
+            members, self._started = torch.cat([self.normalized[None], members]), True
         outcomes = env.probe(self._valid(members))
-        losses = torch.tensor([env.learner.max_loss if o.loss is None else o.loss for o in outcomes])
+        losses = torch.tensor([env.task.max_loss if o.loss is None else o.loss for o in outcomes])
         with _numpy_state_kept():
             for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
                 self._nevergrad.tell(candidate, loss)
         worked = torch.tensor([o.ok for o in outcomes])
         if worked.any():
-            self.scaled = self._choose(members[worked], losses[worked])
+            ordered = members[worked][losses[worked].argsort(stable=True)]
+            self.normalized = self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
@@ -90,13 +88,6 @@ class Evolution(Optimizer):
         """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)
         self._nevergrad, self._started = pickle.loads(state["nevergrad"]), state["started"]
-
-    def _choose(self, members: Tensor, losses: Tensor) -> Tensor:
-        """Where to step, (d,), given (P, d) members that worked."""
-        ordered = members[losses.argsort(stable=True)]
-        if self.step_at == "best":
-            return ordered[0]
-        return self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
 
 
 @contextmanager

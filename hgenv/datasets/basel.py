@@ -8,8 +8,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from .folder import DataError
 from .morphable import IBUG_NOSE, MorphableModel, cut
-from .photos import DataError
 
 _CURE = "make BFM.mat from your licensed copy with face3d (github.com/YadiraF/face3d, examples/Data/BFM)"
 

@@ -25,12 +25,12 @@ import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batch import Batch
-from ..rendering.skin import shade_skin
-from ..rendering.surfaces import ZBuffer, as_batch, fit, rotation, turn
+from ..rendering.shading.skin import shade_skin
+from ..rendering.surfaces import ZBuffer, depth_samples, fit, rotation, turn
 from ..rendering.surfaces import product as turned
+from ..samples import DenseSamples
+from .folder import DataError
 from .morphable import RADIUS, read_npz
-from .photos import DataError
 from .standin_faces import face_grid, made_skins, relief
 
 SPLITS = ("validation", "test")
@@ -68,13 +68,13 @@ class Heads:
     """M renders of some heads.
 
     Attributes:
-        batch: image (M, 3, S, S) sRGB, target (M, 1, S, S) depth, zero outside the mask, mask (M, 1, S, S); float32.
+        samples: image (M, 3, S, S) sRGB, target (M, 1, S, S) depth, zero outside the mask, mask (M, 1, S, S); float32.
         names: The heads' names.
         head: (M,) int64, whose render each is.
         label: Which data these are; to be written beside every figure.
     """
 
-    batch: Batch
+    samples: DenseSamples
     names: tuple[str, ...]
     head: Tensor
     label: str
@@ -84,7 +84,7 @@ class Heads:
 
     def to(self, device: torch.device | str) -> Heads:
         """The same renders on another device."""
-        return replace(self, batch=self.batch.map(lambda x: x.to(device)), head=self.head.to(device))
+        return replace(self, samples=self.samples.to(device), head=self.head.to(device))
 
 
 def load_scans(folder: Path | str, split: str, *, size: int = 64) -> Heads:
@@ -161,13 +161,13 @@ def render(heads: list[Head], size: int, label: str) -> Heads:
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive number of pixels, not {size!r}")
-    batches = [_render(head, size, label) for head in heads]
+    parts = [_render(head, size, label) for head in heads]
     count = len(POSES) * len(LIGHTS)
     owner = torch.arange(len(heads)).repeat_interleave(count)
-    return Heads(Batch.cat(batches), tuple(head.name for head in heads), owner, label)
+    return Heads(DenseSamples.cat(parts), tuple(head.name for head in heads), owner, label)
 
 
-def _render(head: Head, size: int, label: str) -> Batch:
+def _render(head: Head, size: int, label: str) -> DenseSamples:
     near = np.linalg.norm(head.vertices - head.nose, axis=1) <= RADIUS
     triangles = head.triangles[near[head.triangles].all(1)]
     if len(triangles) < 100:
@@ -189,16 +189,16 @@ def _render(head: Head, size: int, label: str) -> Batch:
         corners = triangles[seen.triangle]
         colour = sum(seen.weight[:, i, :, None] * colours[corners[..., i]] for i in range(3))
         image = shade_skin(torch.as_tensor(colour).transpose(1, 2), seen.normal, lights.float(), seen.lit, seen.mask)
-        parts.append(_coarse(as_batch(image, seen, FINE * size)))
-    return Batch.cat(parts)
+        parts.append(_coarse(depth_samples(image, seen, FINE * size)))
+    return DenseSamples.cat(parts)
 
 
-def _coarse(fine: Batch) -> Batch:
+def _coarse(fine: DenseSamples) -> DenseSamples:
     """Means over `FINE` x `FINE` points that see the face, where at least half of them do."""
     image, target, mask = (torch.nn.functional.avg_pool2d(x, FINE) for x in fine.tensors)
     inside = (mask >= 0.5).to(mask.dtype)
     share = torch.where(inside > 0, mask, 1)
-    return Batch(image / share * inside, target / share * inside, inside)
+    return DenseSamples(image / share * inside, target / share * inside, inside)
 
 
 def _template(folder: Path, sex: str) -> Head:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .folder import DataError
 from .morphable import (
     IBUG_EYES,
     IBUG_NOSE,
@@ -24,7 +25,6 @@ from .morphable import (
     principal_textures,
     read_npz,
 )
-from .photos import DataError
 from .standin_faces import made_skins
 
 FACE = 9409  # vertices of the face area, the first in the list

@@ -17,8 +17,6 @@ are lit from the left.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -26,7 +24,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from .photos import DataError, NativePhoto, Photos, prepare
+from .folder import VARIABLE, DataError
+from .photos import NativePhoto, Photos, prepare
 
 # The standard split: MIT_TRAIN.m and MIT_TEST.m of SIRFS 1.5.
 SPLITS = {
@@ -35,18 +34,15 @@ SPLITS = {
 }
 INPUTS = ("diffuse", "shading", "original")
 RELEASE = "MIT-Berkeley-Laboratory"
-VARIABLE = "HGENV_DATA"
 
 _CURE = (
     "get the data of the SIRFS 1.5 release (Barron and Malik) and name the folder that contains mbii/, "
-    "or the release's data/"
+    f"or the release's data/, in data_folder or {VARIABLE}; or choose data='standin'"
 )
 _REPLACE = "replace it by the file of the SIRFS 1.5 release"
 
 
-def load(
-    folder: Path | str, split: str, *, input: str = "diffuse", size: int = 64, views: Collection[str] = ()
-) -> Photos:
+def load(folder: Path | str, split: str, *, input: str = "diffuse", size: int = 64) -> Photos:
     """The photos of one half of the standard split.
 
     Args:
@@ -54,10 +50,9 @@ def load(
         split: "train" (in the paper these score beta) or "test".
         input: Which photo: "diffuse", "shading" or "original".
         size: S, pixels along the edge of the network's input.
-        views: More from each photo for the validation loss, see `hgenv.datasets.photos`.
 
     Raises:
-        ValueError: Unknown split, input or view.
+        ValueError: Unknown split or input.
         DataError: The data are not there, or a file is missing or damaged.
     """
     if split not in SPLITS:
@@ -65,23 +60,7 @@ def load(
     if input not in INPUTS:
         raise ValueError(f"unknown input {input!r}; the inputs of MBII are {', '.join(INPUTS)}")
     release = find_release(folder)
-    return prepare((_read(release / name, input) for name in SPLITS[split]), size, f"MBII {split} ({input})", views)
-
-
-def find_data() -> Path | None:
-    """The folder that the environment variable HGENV_DATA names; None where it is not set.
-
-    Raises:
-        DataError: It is set, but the data are not there.
-    """
-    folder = os.environ.get(VARIABLE)
-    if not folder:
-        return None
-    try:
-        find_release(folder)
-    except DataError as error:
-        raise DataError(f"{VARIABLE}={folder}: {error}; or unset {VARIABLE} to do without the photos") from None
-    return Path(folder)
+    return prepare((_read(release / name, input) for name in SPLITS[split]), size, f"MBII {split} ({input})")
 
 
 def find_release(folder: Path | str) -> Path:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .photos import DataError
+from .folder import DataError
 
 RADIUS = 95.0  # millimetres around the nose's tip, as is usual for scanned faces
 DARKEST = 0.02  # sRGB

@@ -9,38 +9,29 @@ Every data set goes through `prepare`, so that photos and renders look alike:
   over valid pixels only and are normalized again.
 - **Masks.** Two of them. The *object* mask is the silhouette; the *valid* mask, a part of it, holds the pixels whose
   normal is known. A pixel belongs to either where at least half of its area does. The image is zero outside the object
-  mask and shows the whole object; loss and metrics look at valid pixels, so the batch's mask is the valid one.
+  mask and shows the whole object; loss and metrics look at valid pixels, so the samples' mask is the valid one.
 - **Exposure.** Linear intensity, the mean of red, green and blue. It is divided by its 99th percentile over the
   object's native pixels and clipped to [0, 1].
-- **Views.** More from each photo, for the validation loss alone; metrics never see them. `flips` are the mirror images
-  left to right, top to bottom and both, with the normals' x and y turned accordingly (and the light!). `crops` are the
-  frame's four corner squares of `CROP` of its edge, resampled from the native pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batch import Batch
-from ..rendering.scene import FIT
+from ..rendering.framing import FIT
+from ..samples import DenseSamples
+from .folder import DataError
 
 EXPOSURE_PERCENTILE = 99.0
-VIEWS = ("flips", "crops")
-CROP = 0.75
 
 Window = tuple[float, float, float]
-
-
-class DataError(RuntimeError):
-    """Data that are missing or damaged. The message names the file, what is wrong with it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +84,14 @@ class Photos:
     """N photos as the network sees them, and their truth at native resolution.
 
     Attributes:
-        batch: image (M, 1, S, S) in [0, 1], target (M, 3, S, S) unit normals, mask (M, 1, S, S) valid pixels; float32.
-            The first N are the photos, the rest further views of them.
+        samples: image (N, 1, S, S) in [0, 1], target (N, 3, S, S) unit normals, mask (N, 1, S, S) valid pixels;
+            float32.
         names: N names of objects.
         native: N truths at native resolution.
         label: Which data these are; to be written beside every figure.
     """
 
-    batch: Batch
+    samples: DenseSamples
     names: tuple[str, ...]
     native: tuple[NativeTruth, ...]
     label: str
@@ -111,30 +102,25 @@ class Photos:
     def to(self, device: torch.device | str) -> Photos:
         """The same photos on another device."""
         native = tuple(replace(t, normal=t.normal.to(device), mask=t.mask.to(device)) for t in self.native)
-        return replace(self, batch=self.batch.map(lambda x: x.to(device)), native=native)
+        return replace(self, samples=self.samples.to(device), native=native)
 
 
-def prepare(photos: Iterable[NativePhoto], size: int, label: str, views: Collection[str] = ()) -> Photos:
+def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
     """What the network sees of `photos`, as the module's docstring says.
 
     Args:
         photos: At least one photo.
         size: S, pixels along the edge of the network's input.
         label: Which data these are.
-        views: Any of `VIEWS`; both together also give flips of crops.
 
     Raises:
-        ValueError: `size` is not a positive integer, or there is no such view.
+        ValueError: `size` is not a positive integer.
         DataError: A photo has no object, no valid pixel (at native resolution or after resampling) or is black.
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive number of pixels, not {size!r}")
-    unknown = set(views) - set(VIEWS)
-    if unknown:
-        raise ValueError(f"unknown views {', '.join(sorted(unknown))}; the views are {', '.join(VIEWS)}")
     names, native = [], []
     seen: list[list[NDArray]] = []  # image, normal, mask of each
-    cut: list[list[NDArray]] = []
     for photo in photos:
         where = f"{label}, photo {photo.name!r}"
         if not photo.object.any():
@@ -153,18 +139,12 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str, views: Collect
                 f"replace the photo's depth by an intact one or raise the size"
             )
         names.append(photo.name)
-        if "crops" in views:
-            left, top, edge = window
-            for x, y in product((left, left + (1 - CROP) * edge), (top, top + (1 - CROP) * edge)):
-                cut.append(_resample(photo, intensity, (x, y, CROP * edge), size))
         truth = np.where(photo.valid, photo.normal, 0)
         native.append(NativeTruth(_float32(truth), torch.from_numpy(photo.valid.copy()), window))
     if not names:
         raise DataError(f"{label}: there are no photos")
-    batch = Batch(*(_float32(np.stack(parts)) for parts in zip(*seen, *cut, strict=True)))
-    if "flips" in views:
-        batch = Batch.cat([batch, *(_flipped(batch, axes) for axes in ((-1,), (-2,), (-2, -1)))])
-    return Photos(batch, tuple(names), tuple(native), label)
+    samples = DenseSamples(*(_float32(np.stack(parts)) for parts in zip(*seen, strict=True)))
+    return Photos(samples, tuple(names), tuple(native), label)
 
 
 def _resample(photo: NativePhoto, intensity: NDArray, window: Window, size: int) -> list[NDArray]:
@@ -175,13 +155,6 @@ def _resample(photo: NativePhoto, intensity: NDArray, window: Window, size: int)
     image, _ = _average(intensity, photo.object, rows, columns)
     normal, mask = _average(photo.normal, photo.valid, rows, columns)
     return [image[None], _normalized(normal), mask[None]]
-
-
-def _flipped(batch: Batch, axes: tuple[int, ...]) -> Batch:
-    """Mirror images: left to right (-1) turns the normals' x round, top to bottom (-2) their y."""
-    sign = torch.tensor([-1.0 if -1 in axes else 1.0, -1.0 if -2 in axes else 1.0, 1.0])[:, None, None]
-    image, target, mask = (x.flip(axes) for x in batch.tensors)
-    return Batch(image, sign * target, mask)
 
 
 def frame(mask: NDArray[np.bool_]) -> Window:

@@ -12,7 +12,7 @@ They show that a method works at all. They are no measurement on real photos, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import cache
 from math import pi
 
@@ -34,18 +34,17 @@ Solid = Callable[[Tensor], Tensor]
 """Smooth implicit body: (3, P) float64 points to (P,) values, negative inside."""
 
 
-def load(split: str, *, size: int = 64, views: Collection[str] = ()) -> Photos:
+def load(split: str, *, size: int = 64) -> Photos:
     """One half of the stand-in.
 
     Args:
         split: "validation" or "test".
         size: S, pixels along the edge of the network's input.
-        views: More from each photo for the validation loss, see `hgenv.datasets.photos`.
 
     Raises:
-        ValueError: Unknown split or view.
+        ValueError: Unknown split.
     """
-    return prepare(_photographs(split), size, f"stand-in {split}", views)
+    return prepare(_photographs(split), size, f"stand-in {split}")
 
 
 @cache

@@ -6,8 +6,10 @@ from typing import Any
 
 from ..env import DataGenEnv
 from ..generators.quadratic import QuadraticGenerator
-from ..learning.quadratic import Points, QuadraticLearner
-from ..learning.unroll import SGD
+from ..learning.quadratic import QuadraticLearner
+from ..learning.rules import SGD, Rule
+from ..probing import Prober
+from ..tasks.quadratic import point_data
 
 
 class QuadraticEnv(DataGenEnv):
@@ -33,6 +35,14 @@ class QuadraticEnv(DataGenEnv):
 
     dL/dX and dL/dbeta are in `hgenv.learning.quadratic.QuadraticLearner`.
 
+    ## Arguments
+
+    | argument | meaning | default |
+    | --- | --- | --- |
+    | rule | how the weights are trained | `SGD(0.1)` |
+    | unroll_steps, batch_size, max_updates | K, samples of each step, length of the episode | 4, 8, 100 |
+    | device, prober, render_mode | see `DataGenEnv` | "cpu", None, None |
+
     ## Version history
 
     * v0: initial version.
@@ -43,19 +53,24 @@ class QuadraticEnv(DataGenEnv):
     def __init__(
         self,
         *,
-        learning_rate: float = 0.1,
-        momentum: float = 0.0,
+        rule: Rule = SGD(0.1),  # noqa: B008 - a frozen value
         unroll_steps: int = 4,
         batch_size: int = 8,
         max_updates: int = 100,
+        device: str = "cpu",
+        prober: Prober | None = None,
+        render_mode: str | None = None,
     ) -> None:
         super().__init__(
             QuadraticGenerator(),
             QuadraticLearner(),
-            Points.at((0.6, -0.4, 0.5), "quadratic validation"),
-            Points.at((0.7, -0.5, 0.5), "quadratic test"),
-            sgd=SGD(learning_rate, momentum),
+            point_data((0.6, -0.4, 0.5), "quadratic validation"),
+            point_data((0.7, -0.5, 0.5), "quadratic test"),
+            rule=rule,
             unroll_steps=unroll_steps,
             batch_size=batch_size,
             max_updates=max_updates,
+            device=device,
+            prober=prober,
+            render_mode=render_mode,
         )

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..datasets.morphable import DARKEST, LEAST, MorphableModel, tensors
 from ..decision import Block, DecisionSpace, block
-from ..rendering.skin import shade_skin
-from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer, as_batch, fit, product, rotation, turn
+from ..rendering.shading.skin import shade_skin
+from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer, depth_samples, fit, product, rotation, turn
+from ..samples import DenseSamples
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
 from .random import uniforms
@@ -57,12 +57,12 @@ class FaceGenerator:
 
     Attributes:
         space: 204 components.
-        smooth: Means and spreads of texture: given what a pixel sees, its colour is a formula.
+        pathwise: Means and spreads of texture: given what a pixel sees, its colour is a formula.
         model: The morphable model.
         renderer: Any `SurfaceRenderer` of the model's triangles.
     """
 
-    smooth: tuple[str, ...] = ("texture_mean", "texture_spread")
+    pathwise: tuple[str, ...] = ("texture_mean", "texture_spread")
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class FaceGenerator:
         self._tensors = {torch.device("cpu"): flat}
         self.numbers = 2 + (1 + 3 * MODES) + (1 + 3) + sum(self._counts) - 3 * MODES
 
-    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+    def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device: image (B, 3, S, S), depth, mask."""
         drawn = self.draw(betas, seeds)
         with torch.no_grad():
@@ -93,7 +93,7 @@ class FaceGenerator:
         colour = self._colours(drawn["texture"], seen)
         light = drawn["light"].to(colour.dtype)
         image = shade_skin(colour, seen.normal, light, seen.lit, seen.mask)
-        return as_batch(image, seen, self.renderer.size)
+        return depth_samples(image, seen, self.renderer.size)
 
     def draw(self, betas: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """What is random about B faces: coefficients of `shape` and `texture`, `rotation` (B, 3, 3), `light` (B, 3)."""
@@ -105,7 +105,7 @@ class FaceGenerator:
 
         def mixture(name: str, blocks: dict[str, Tensor], numbers: Tensor) -> Tensor:
             parts = (blocks[f"{name}_{what}"].unflatten(1, (COMPONENTS, MODES)) for what in ("mean", "spread"))
-            return gaussian_mixture(numbers, normalized(fixed["face_weight"]), *parts)
+            return gaussian_mixture(numbers, proportions(fixed["face_weight"]), *parts)
 
         picks, numbers = face[:, :1], face[:, 1:].unflatten(1, (3, MODES))
         rests = (REST * (2 * rest - 1)).split([count - MODES for count in self._counts], 1)
@@ -116,7 +116,7 @@ class FaceGenerator:
         limit = self._on(seeds.device)["texture_limit"]
         angles = von_mises_mixture(
             pose,
-            normalized(fixed["pose_weight"]),
+            proportions(fixed["pose_weight"]),
             fixed["pose_mean"].unflatten(1, (COMPONENTS, 3)),
             CONCENTRATION * 10 ** fixed["pose_concentration"].unflatten(1, (COMPONENTS, 3)),
         )
@@ -157,7 +157,7 @@ class FaceGenerator:
         return self._tensors[device]
 
 
-def normalized(weights: Tensor) -> Tensor:
+def proportions(weights: Tensor) -> Tensor:
     """Weights (B, M) of a mixture that sum to one, each at least `FLOOR`; a beta of a sample's own need not."""
     weights = weights.clamp(min=FLOOR)
     return weights / weights.sum(-1, keepdim=True)

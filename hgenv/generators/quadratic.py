@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..decision import DecisionSpace, block
+from ..samples import DenseSamples
 from .random import normals, uniforms
 
 DIMENSION = 3  # of the points that are generated
@@ -20,10 +20,10 @@ class QuadraticGenerator:
 
     Attributes:
         space: position (3), spread (1).
-        smooth: Both blocks.
+        pathwise: Both blocks.
     """
 
-    smooth: tuple[str, ...] = ("position", "spread")
+    pathwise: tuple[str, ...] = ("position", "spread")
 
     def __init__(self) -> None:
         self.space = DecisionSpace([
@@ -31,8 +31,8 @@ class QuadraticGenerator:
             block("spread", 1, 0.0, 1.0, 0.5, "1", "their standard deviation along each axis"),
         ])  # fmt: skip
 
-    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+    def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, 4) betas and (B,) seeds."""
         parts = self.space.split(betas.to(seeds.device, torch.float64))
         points = parts["position"] + parts["spread"] * normals(uniforms(seeds, DIMENSION))
-        return Batch(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))
+        return DenseSamples(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))

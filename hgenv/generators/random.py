@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..device import compiled_kernels_serve
+
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # golden-ratio increment of SplitMix64 (Steele et al., OOPSLA 2014)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -34,10 +36,10 @@ def hash_integers(seeds: Tensor, count: int) -> Tensor:
 
 def uniforms(seeds: Tensor, count: int) -> Tensor:
     """`count` uniform numbers in (0, 1) for each seed, (B,) to (B, count) float64, exact to 53 bits."""
-    if seeds.device.type == "cpu":
-        from . import random_numba  # late: loading numba takes a moment
+    if compiled_kernels_serve(seeds):
+        from . import compiled  # late: loading or compiling the kernels takes a moment
 
-        return random_numba.uniforms(seeds, count)
+        return compiled.uniforms(seeds, count)
     return (_shift(hash_integers(seeds, count), 11).to(torch.float64) + 0.5) * 2.0**-53
 
 

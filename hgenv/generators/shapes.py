@@ -9,11 +9,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..decision import Block, DecisionSpace, block
-from ..rendering.analytic import AnalyticRenderer
-from ..rendering.scene import Frame, Renderer, RenderError, Scene
-from . import grammar, grammar_numba
+from ..problem import RenderError
+from ..rendering.csg.analytic import AnalyticRenderer
+from ..rendering.csg.scene import Frame, Renderer, Scene
+from ..samples import DenseSamples
+from . import grammar
 from .random import normals, uniforms
 
 T = TypeVar("T", Scene, Frame)
@@ -46,7 +47,7 @@ class ShapeGenerator:
 
     Attributes:
         space: 29 components, or 37 with the render block.
-        smooth: The render block's names where beta holds it: given normals and shadows, shading is a formula.
+        pathwise: The render block's names where beta holds it: given normals and shadows, shading is a formula.
         renderer: Any `Renderer`.
         depth: Levels of the grammar's tree; 2**depth primitives at most.
         lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
@@ -74,18 +75,18 @@ class ShapeGenerator:
         self.renderer = renderer if renderer is not None else AnalyticRenderer()
         self.depth = depth
         self.lit = lit
-        self.smooth: tuple[str, ...] = tuple(b.name for b in blocks) if lit else ()
+        self.pathwise: tuple[str, ...] = tuple(b.name for b in blocks) if lit else ()
         self._light = DecisionSpace(blocks)
         self.space = DecisionSpace([*grammar.shape_blocks(), *blocks] if lit else grammar.shape_blocks())
 
-    def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
+    def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device.
 
         Raises:
             RenderError: An object cannot be rendered; the message names its seed.
         """
         frame = self.frame(betas, seeds)
-        return Batch(frame.image, frame.normal, frame.mask)
+        return DenseSamples(frame.image, frame.normal, frame.mask)
 
     def frame(self, betas: Tensor, seeds: Tensor) -> Frame:
         """Like `__call__`, with the depth."""
@@ -119,9 +120,8 @@ class ShapeGenerator:
         count = grammar.numbers_needed(self.depth)
         numbers = uniforms(seeds, LIGHT_NUMBERS + count)
         blocks = self.space.split(betas)
-        make = grammar_numba.shapes if numbers.device.type == "cpu" else grammar.shapes
         with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
-            shape = make(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+            shape = grammar.shapes(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
         look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
 

@@ -1,1 +1,24 @@
-"""Networks, losses, metrics, and the unrolled gradient."""
+"""Networks as functions of their weights, update rules, and the unrolled gradient."""
+
+from .dense import DenseLearner, Network
+from .first_order import influence, sample_gradient_without_curvature
+from .learner import Learner, training_loss, validation_loss
+from .rules import SGD, Adam, Rule, TrainingState
+from .unroll import StepGradient, sample_gradient, train
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "DenseLearner",
+    "Learner",
+    "Network",
+    "Rule",
+    "StepGradient",
+    "TrainingState",
+    "influence",
+    "sample_gradient",
+    "sample_gradient_without_curvature",
+    "train",
+    "training_loss",
+    "validation_loss",
+]

@@ -1,11 +1,11 @@
-"""Maps from images by a stacked hourglass: what learners of normals and of depth have in common."""
+"""Maps from images by a stacked hourglass."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,57 +13,69 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from hgenv.batch import Batch
-from hgenv.learning.hourglass import PRESETS, StackedHourglass, Units
-from hgenv.learning.unroll import SGD, Weights, adjoint_step, train
+from hgenv.tasks.dense import DenseTask
+
+from .hourglass import PRESETS, StackedHourglass, Units
+from .learner import Work
+from .rules import SGD, Weights
+from .unroll import adjoint_step, train
 
 
-class DenseLearner(ABC):
-    """A network that says something about every pixel; what it says, and how wrong that is, is up to the subclass.
-
-    Subclasses set `max_loss`, `inputs` and `outputs`. Images are (B, inputs, S, S), masks (B, 1, S, S).
-
-    Args:
-        preset: "small" or "paper", see `hgenv.learning.hourglass.PRESETS`.
-        units: "smooth" (SiLU, average pooling) or "relu" (ReLU, max-pooling).
-        size: S, pixels along an edge of what it trains and validates on.
-        device: Where its weights are.
-        dtype: Their type.
+@dataclass(frozen=True)
+class Network:
+    """A stacked hourglass and what it sees.
 
     Attributes:
-        inputs: Channels of the images.
-        outputs: Channels of the maps.
+        preset: "small" or "large", see `hgenv.learning.hourglass.PRESETS`.
+        units: "smooth" (SiLU, average pooling) or "relu" (ReLU, max-pooling: L is then jagged in beta).
+        size: S, pixels along an edge of the images.
 
     Raises:
-        ValueError: There is no such preset, there are no such units, or the network cannot halve S often enough.
+        ValueError: There is no such preset, there are no such units, or the size is not a positive whole number.
     """
 
-    max_loss: float
-    inputs: int
-    outputs: int
+    preset: str = "small"
+    units: Units = "smooth"
+    size: int = 64
 
-    def __init__(
-        self,
-        preset: str = "small",
-        units: Units = "smooth",
-        size: int = 64,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        if preset not in PRESETS:
-            raise ValueError(f"no network preset {preset!r}; the presets are {', '.join(PRESETS)}")
-        self.preset, self.units, self.size = preset, units, size
-        self.device, self.dtype = torch.device(device), dtype
+    def __post_init__(self) -> None:
+        """Check all three."""
+        if self.preset not in PRESETS:
+            raise ValueError(f"no network preset {self.preset!r}; the presets are {', '.join(PRESETS)}")
+        if self.units not in ("smooth", "relu"):
+            raise ValueError(f"units are 'smooth' or 'relu', not {self.units!r}")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"size must be a positive number of pixels, not {self.size!r}")
+
+
+class DenseLearner:
+    """A stacked hourglass with a task that looks at every pixel; implements `hgenv.learning.learner.Learner`.
+
+    Samples have an image, (B, task.inputs, S, S). The output is a list of maps, (B, task.outputs, S, S), one of each
+    stack.
+
+    Args:
+        task: Losses and metrics of maps.
+        network: Which hourglass.
+        dtype: Type of the weights; images are converted to it.
+
+    Raises:
+        ValueError: The network cannot halve S often enough.
+    """
+
+    def __init__(self, task: DenseTask, network: Network | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.task, self.network, self.dtype = task, network or Network(), dtype
         # The module is structure only: it has no memory, and making it draws no random numbers.
         with torch.device("meta"):
-            self.network = StackedHourglass(PRESETS[preset], self.inputs, self.outputs, units)
-            self.network(torch.empty(1, self.inputs, size, size))
+            preset, size = PRESETS[self.network.preset], self.network.size
+            self.module = StackedHourglass(preset, task.inputs, task.outputs, self.network.units)
+            self.module(torch.empty(1, task.inputs, size, size))
 
     def initial_weights(self, seed: int) -> Weights:
         """PyTorch's ordinary initialization, uniform within 1 / sqrt(fan in), from `seed` alone."""
         generator = torch.Generator().manual_seed(seed)
         weights: Weights = {}
-        for name, module in self.network.named_modules():
+        for name, module in self.module.named_modules():
             if isinstance(module, nn.Conv2d):
                 bound = module.weight[0].numel() ** -0.5
                 for part, like in module.named_parameters():
@@ -71,51 +83,31 @@ class DenseLearner(ABC):
             elif isinstance(module, nn.GroupNorm):
                 weights[f"{name}.weight"] = torch.ones(module.num_channels)
                 weights[f"{name}.bias"] = torch.zeros(module.num_channels)
-        return {name: w.to(self.device, self.dtype) for name, w in weights.items()}
+        return {name: w.to(self.dtype) for name, w in weights.items()}
 
-    def maps(self, weights: Weights, images: Tensor) -> list[Tensor]:
-        """What every stack says about (B, inputs, S, S) images, each (B, outputs, S, S)."""
-        return list(functional_call(self.network, weights, (self._here(images),)))
+    def output(self, weights: Weights, samples: Any) -> list[Tensor]:
+        """What every stack says about the samples' images."""
+        return list(functional_call(self.module, weights, (samples.image.to(self.dtype),)))
 
-    @abstractmethod
-    def training_loss(self, weights: Weights, batch: Batch) -> Tensor:
-        """See `hgenv.learning.unroll.Learner`."""
-
-    @abstractmethod
-    def validation_loss(self, weights: Weights, data: Any) -> Tensor:
-        """See `hgenv.learning.unroll.Learner`."""
-
-    @abstractmethod
-    def metrics(self, weights: Weights, data: Any) -> dict[str, float]:
-        """See `hgenv.learning.unroll.Learner`."""
-
-    @abstractmethod
-    def predict(self, weights: Weights, images: Tensor) -> Tensor:
-        """What the last stack says about (N, inputs, S, S) images, in the task's own units."""
-
-    def flops(self, kind: Literal["train", "gradient", "validate"], samples: int) -> int:
+    def flops(self, kind: Work, samples: int) -> int:
         """Floating-point operations of one training step, adjoint step or validation pass, over `samples` images.
 
         A multiplication and an addition are two. What is counted is convolutions: nearly everything, and proportional
         to the number of images. A validation pass is a forward pass; its gradient costs twice as much again.
         """
-        return samples * _flops_of_one_image(type(self), self.preset, self.units, self.size)[kind]
-
-    def _here(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype)
+        return samples * _flops_of_one_image(self.task, self.network)[kind]
 
 
 @cache
-def _flops_of_one_image(task: type[DenseLearner], preset: str, units: Units, size: int) -> dict[str, int]:
+def _flops_of_one_image(task: DenseTask, network: Network) -> dict[str, int]:
     """Counted on tensors without memory, so that nothing is computed."""
-    learner, sgd = task(preset, units, size, device="meta"), SGD(learning_rate=1.0)
-    state = sgd.start(learner.initial_weights(0))
-    channels = learner.inputs, learner.outputs, 1
-    batch = Batch(*(torch.empty(1, count, size, size, device="meta") for count in channels))
+    learner, rule = DenseLearner(task, network), SGD(learning_rate=1.0)
+    weights = {name: w.to("meta") for name, w in learner.initial_weights(0).items()}
+    state, sample = rule.start(weights), task.example(network.size)
     work: dict[str, Callable[[], object]] = {
-        "train": lambda: train(learner, sgd, state, [batch]),
-        "gradient": lambda: adjoint_step(learner, sgd, state, batch, state),
-        "validate": lambda: learner.maps(state.weights, batch.image),
+        "train": lambda: train(learner, rule, state, [sample]),
+        "gradient": lambda: adjoint_step(learner, rule, state, sample, state),
+        "validate": lambda: learner.output(state.weights, sample),
     }
     counts = {}
     for kind, function in work.items():

@@ -43,9 +43,10 @@ class Preset:
     groups: int = 8
 
 
+# "small" is for CPUs; "large" are the sizes of Newell et al. for two stacks.
 PRESETS = {
     "small": Preset(stacks=1, depth=3, features=32, bottleneck=32, stride=2),
-    "paper": Preset(stacks=2, depth=4, features=256, bottleneck=128, stride=4),
+    "large": Preset(stacks=2, depth=4, features=256, bottleneck=128, stride=4),
 }
 
 

@@ -12,7 +12,7 @@ from hgenv.datasets import heads
 from hgenv.datasets.heads import FINE, LIGHTS, POSES, Head, load_basel, load_scans, load_standin, render
 from hgenv.datasets.photos import DataError
 from hgenv.datasets.standin_faces import face_grid, relief
-from hgenv.rendering.scene import FIT
+from hgenv.rendering.framing import FIT
 from hgenv.rendering.surfaces import CAMERA
 
 DATA = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -24,10 +24,10 @@ def test_standin() -> None:
     for found in (validation, test):
         assert "stand-in" in found.label
         assert len(found) == 2 * EACH
-        assert found.batch.image.shape == (2 * EACH, 3, 32, 32)
-        assert found.batch.target.shape == found.batch.mask.shape == (2 * EACH, 1, 32, 32)
+        assert found.samples.image.shape == (2 * EACH, 3, 32, 32)
+        assert found.samples.target.shape == found.samples.mask.shape == (2 * EACH, 1, 32, 32)
         assert torch.bincount(found.head).tolist() == [EACH, EACH]
-        image, target, mask = found.batch.tensors
+        image, target, mask = found.samples.tensors
         assert ((mask == 0) | (mask == 1)).all()
         assert image.min() >= 0
         assert image.max() <= 1
@@ -38,12 +38,12 @@ def test_standin() -> None:
         rows, columns = mask.amax(3).sum((1, 2)), mask.amax(2).sum((1, 2))
         assert ((torch.maximum(rows, columns) / 32 - FIT).abs() < 2 / 32 + 1e-6).all()
     assert not set(validation.names) & set(test.names)
-    assert torch.equal(load_standin("test", size=32).batch.image, test.batch.image)
+    assert torch.equal(load_standin("test", size=32).samples.image, test.samples.image)
 
 
 def test_poses_and_lights_are_what_they_are_called() -> None:
     found = load_standin("validation", size=48)
-    image, target, _ = found.batch[:EACH].tensors
+    image, target, _ = found.samples[:EACH].tensors
     grey = image.mean(1)
     halves = grey[..., :24].sum((1, 2)) / grey[..., 24:].sum((1, 2))
     straight = POSES.index((0.0, 0.0)) * len(LIGHTS)
@@ -63,12 +63,12 @@ def test_fine_points_are_averaged_over_the_face_alone() -> None:
     found = render([white], 24, "test")
     fine = render([white], 24 * FINE, "test")
     # The depth of a pixel is the mean of those of its points: compare with a render of that resolution.
-    share = torch.nn.functional.avg_pool2d(fine.batch.mask, FINE)
-    depth = torch.nn.functional.avg_pool2d(fine.batch.target, FINE) / share.clamp(min=1e-6)
-    whole = (share == 1) & (found.batch.mask > 0)
+    share = torch.nn.functional.avg_pool2d(fine.samples.mask, FINE)
+    depth = torch.nn.functional.avg_pool2d(fine.samples.target, FINE) / share.clamp(min=1e-6)
+    whole = (share == 1) & (found.samples.mask > 0)
     assert whole.float().mean() > 0.2
-    torch.testing.assert_close(found.batch.target[whole], depth[whole], rtol=0, atol=2e-2)
-    assert found.batch.image[(found.batch.mask > 0).expand(-1, 3, -1, -1)].min() > 0.2  # nothing of the background
+    torch.testing.assert_close(found.samples.target[whole], depth[whole], rtol=0, atol=2e-2)
+    assert found.samples.image[(found.samples.mask > 0).expand(-1, 3, -1, -1)].min() > 0.2  # nothing of the background
 
 
 def write_scan(path: Path, stretch: float) -> None:
@@ -84,9 +84,9 @@ def test_basel_scans(tmp_path: Path) -> None:
     validation, test = (load_basel(tmp_path, split, size=32) for split in heads.SPLITS)
     assert validation.names == ("00000_face05", "00002_face05", "00004_face05")
     assert test.names == ("00001_face05", "00003_face05")
-    assert not torch.equal(test.batch.mask[:EACH], test.batch.mask[EACH:])
+    assert not torch.equal(test.samples.mask[:EACH], test.samples.mask[EACH:])
     # Brightest where it is lit straight on: the colour itself.
-    assert test.batch.image.amax((0, 2, 3)).tolist() == pytest.approx([200 / 255, 150 / 255, 130 / 255], abs=0.03)
+    assert test.samples.image.amax((0, 2, 3)).tolist() == pytest.approx([200 / 255, 150 / 255, 130 / 255], abs=0.03)
 
 
 def test_damaged_basel_scans(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_scans_themselves() -> None:
     assert validation.names == ("template_female", "template_male")
     assert test.names == ("perry_smith", "humface")
     for found in (validation, test):
-        _, target, mask = found.batch.tensors
+        _, target, mask = found.samples.tensors
         assert 0.2 < mask.mean() < 0.7
         # Seen straight on, the nose is nearest to the camera, near the middle of the frame.
         straight = POSES.index((0.0, 0.0)) * len(LIGHTS)
@@ -165,7 +165,7 @@ def test_scans_themselves() -> None:
             assert abs(nose % 32 - 15.5) < 4
             assert abs(nose // 32 - 15.5) < 8
     # One of them has no colours of its own.
-    plain = test.batch.image[EACH:]
+    plain = test.samples.image[EACH:]
     assert plain[:, 0].sum() > plain[:, 2].sum()
 
 

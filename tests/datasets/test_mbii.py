@@ -42,10 +42,10 @@ def release(tmp_path):
 
 
 def test_the_release_is_found_from_every_folder_a_user_may_name(release, tmp_path):
-    images = [mbii.load(folder, "train", size=16).batch.image for folder in (release.parent.parent, release.parent)]
+    images = [mbii.load(folder, "train", size=16).samples.image for folder in (release.parent.parent, release.parent)]
     shutil.copytree(release.parent, tmp_path / "sirfs" / "data")  # the release's own layout
-    images.append(mbii.load(tmp_path / "sirfs", "train", size=16).batch.image)
-    images.append(mbii.load(str(tmp_path / "sirfs" / "data"), "train", size=16).batch.image)
+    images.append(mbii.load(tmp_path / "sirfs", "train", size=16).samples.image)
+    images.append(mbii.load(str(tmp_path / "sirfs" / "data"), "train", size=16).samples.image)
     assert all(torch.equal(images[0], image) for image in images)
 
 
@@ -55,8 +55,8 @@ def test_a_plane_has_the_normals_of_its_slopes(release):
     for truth in photos.native:
         assert truth.mask.sum() == 13 * 19  # the filter needs all neighbours, so that the 15 x 21 pixels lose their rim
         assert (truth.normal[:, truth.mask].T - expected).abs().max() < 1e-6
-    inside = photos.batch.mask.expand_as(photos.batch.target) > 0
-    target = photos.batch.target.movedim(1, -1)[inside[:, 0]]
+    inside = photos.samples.mask.expand_as(photos.samples.target) > 0
+    target = photos.samples.target.movedim(1, -1)[inside[:, 0]]
     assert (target - expected).abs().max() < 1e-6
     assert photos.names == mbii.SPLITS["train"]
 
@@ -66,7 +66,7 @@ def test_all_sixteen_bits_and_all_channels_count(release):
     pixels = np.full((20, 30, 3), 40000, dtype=np.uint16)
     pixels[:, :15] = (40000 - 3 * 90, 40000, 40000)  # a step of 90 / 40000 in grey: gone in 8 bits
     cv2.imwrite(str(path), pixels)
-    image = mbii.load(release.parent, "train", input="original", size=16).batch.image[0, 0]
+    image = mbii.load(release.parent, "train", input="original", size=16).samples.image[0, 0]
     assert image[8, 3].item() == pytest.approx(1 - 90 / 40000, abs=1e-6)
     assert image[8, 12].item() == pytest.approx(1, abs=1e-6)
 
@@ -76,8 +76,8 @@ def test_inputs_differ_and_are_labelled(release, kind):
     photos = mbii.load(release.parent, "train", input=kind, size=16)
     assert photos.label == f"MBII train ({kind})"
     others = [mbii.load(release.parent, "train", input=k, size=16) for k in mbii.INPUTS if k != kind]
-    assert all(not torch.equal(photos.batch.image, other.batch.image) for other in others)
-    assert all(torch.equal(photos.batch.target, other.batch.target) for other in others)
+    assert all(not torch.equal(photos.samples.image, other.samples.image) for other in others)
+    assert all(torch.equal(photos.samples.target, other.samples.target) for other in others)
 
 
 def test_unknown_names_are_refused(release):
@@ -182,7 +182,7 @@ def real():
 def test_the_real_photos_have_the_documented_sizes_and_valid_shares(real):
     shares = {}
     for photos in real.values():
-        assert photos.batch.image.shape == (10, 1, 64, 64)
+        assert photos.samples.image.shape == (10, 1, 64, 64)
         for name, truth in zip(photos.names, photos.native, strict=True):
             mask = cv2.imread(str(FOLDER / "mbii" / mbii.RELEASE / name / "mask.png"), cv2.IMREAD_UNCHANGED) > 0
             assert truth.mask.shape == mask.shape
@@ -236,7 +236,7 @@ def test_the_normals_in_the_releases_own_light_give_the_shading_photo(real):
 def test_the_photos_are_lit_from_the_left_at_network_resolution_too(real):
     """Least squares of intensity by normals: image and normals belong together, and the light is where it was."""
     for photos in real.values():
-        for name, image, normal, mask in zip(photos.names, *photos.batch.tensors, strict=True):
+        for name, image, normal, mask in zip(photos.names, *photos.samples.tensors, strict=True):
             inside = mask[0] > 0
             design = np.column_stack([normal[:, inside].T.numpy(), np.ones(int(inside.sum()))])
             seen = image[0, inside].numpy()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hgenv.datasets.photos import DataError, NativePhoto, frame, prepare
-from hgenv.rendering.scene import FIT
+from hgenv.rendering.framing import FIT
 
 
 def flat_photo(height=60, width=80, box=(10, 40, 20, 65), seed=0):
@@ -60,12 +60,12 @@ def test_resampling_is_the_exact_area_average(box, size, subdivisions):
     valid = photo.valid & (np.random.default_rng(1).uniform(size=photo.valid.shape) < 0.7)
     photo = replace(photo, valid=valid)
     image, normal, mask = brute_force(photo, size, subdivisions)
-    batch = prepare([photo], size, "test").batch
-    assert batch.image.shape == (1, 1, size, size)
-    assert batch.target.shape == (1, 3, size, size)
-    np.testing.assert_allclose(batch.image[0, 0], image, atol=1e-6)
-    np.testing.assert_array_equal(batch.mask[0, 0], mask)
-    np.testing.assert_allclose(batch.target[0], normal, atol=1e-6)
+    samples = prepare([photo], size, "test").samples
+    assert samples.image.shape == (1, 1, size, size)
+    assert samples.target.shape == (1, 3, size, size)
+    np.testing.assert_allclose(samples.image[0, 0], image, atol=1e-6)
+    np.testing.assert_array_equal(samples.mask[0, 0], mask)
+    np.testing.assert_allclose(samples.target[0], normal, atol=1e-6)
     assert 0 < mask.sum() < (image > 0).sum()
 
 
@@ -81,14 +81,14 @@ def test_the_object_is_centred_and_spans_its_share_of_the_frame(box):
 def test_background_does_not_bleed_into_the_image():
     photo = flat_photo(box=(11, 40, 20, 64))
     glaring = replace(photo, intensity=np.where(photo.object, photo.intensity, 1e6))
-    assert torch.equal(prepare([photo], 31, "test").batch.image, prepare([glaring], 31, "test").batch.image)
+    assert torch.equal(prepare([photo], 31, "test").samples.image, prepare([glaring], 31, "test").samples.image)
 
 
 def test_the_image_shows_pixels_whose_normal_is_not_known():
     photo = flat_photo()
     half = photo.valid.copy()
     half[:, :40] = False
-    known, partly = prepare([photo], 20, "test").batch, prepare([replace(photo, valid=half)], 20, "test").batch
+    known, partly = prepare([photo], 20, "test").samples, prepare([replace(photo, valid=half)], 20, "test").samples
     assert torch.equal(known.image, partly.image)
     assert partly.mask.sum() < 0.7 * known.mask.sum()
     assert (partly.target.norm(dim=1, keepdim=True) - partly.mask).abs().max() < 1e-6
@@ -97,8 +97,8 @@ def test_the_image_shows_pixels_whose_normal_is_not_known():
 def test_exposure_is_free_of_the_photos_scale():
     photo = flat_photo()
     brighter = replace(photo, intensity=photo.intensity * 1234.5)
-    image = prepare([photo], 100, "test").batch.image  # two pixels to a native one: nothing is averaged
-    torch.testing.assert_close(prepare([brighter], 100, "test").batch.image, image)
+    image = prepare([photo], 100, "test").samples.image  # two pixels to a native one: nothing is averaged
+    torch.testing.assert_close(prepare([brighter], 100, "test").samples.image, image)
     assert image.max() == 1
     assert float((image == 1).sum() / (image > 0).sum()) == pytest.approx(0.01, abs=0.001)
 
@@ -111,14 +111,14 @@ def test_a_ball_looks_as_the_renderers_would_show_it():
     z = np.sqrt(np.clip(1 - x**2 - y**2, 0, None))
     mask = z > 0
     normal = np.stack(np.broadcast_arrays(x, y, z)) * mask
-    batch = prepare([NativePhoto("ball", z, mask, normal, mask)], size, "test").batch
+    samples = prepare([NativePhoto("ball", z, mask, normal, mask)], size, "test").samples
     centres = (2 * np.arange(size) + 1) / size - 1
     a, b = np.broadcast_arrays(centres[None] / FIT, -centres[:, None] / FIT)
     inner = a**2 + b**2 < 0.9
     truth = np.stack([a, b, np.sqrt(np.clip(1 - a**2 - b**2, 0, None))])
-    assert np.abs(batch.target[0].numpy() - truth)[:, inner].max() < 0.02
-    assert np.abs(batch.image[0, 0].numpy() - truth[2])[inner].max() < 0.02
-    assert (batch.mask[0, 0].numpy() != (a**2 + b**2 < 1)).mean() < 0.01
+    assert np.abs(samples.target[0].numpy() - truth)[:, inner].max() < 0.02
+    assert np.abs(samples.image[0, 0].numpy() - truth[2])[inner].max() < 0.02
+    assert (samples.mask[0, 0].numpy() != (a**2 + b**2 < 1)).mean() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -145,48 +145,9 @@ def test_nonsense_sizes_and_empty_sets_are_refused():
 def test_moving_keeps_the_photos():
     photos = prepare([flat_photo()], 20, "test")
     moved = photos.to("cpu")
-    assert torch.equal(moved.batch.image, photos.batch.image)
+    assert torch.equal(moved.samples.image, photos.samples.image)
     assert torch.equal(moved.native[0].normal, photos.native[0].normal)
     assert (moved.names, moved.label, moved.native[0].window) == (photos.names, "test", photos.native[0].window)
     elsewhere = photos.to("meta")
-    tensors = (*elsewhere.batch.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
+    tensors = (*elsewhere.samples.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
     assert {t.device.type for t in tensors} == {"meta"}
-
-
-def test_flips_are_photos_of_mirrored_objects():
-    """Each is what `prepare` makes of the mirrored photo."""
-    photo = flat_photo()
-    views = prepare([photo], 20, "test", views=("flips",))
-    assert len(views) == 1
-    assert len(views.batch) == 4
-    for row, (axis, component) in enumerate(((1, 0), (0, 1)), start=1):
-        normal = np.flip(photo.normal, axis + 1).copy()
-        normal[component] *= -1
-        parts = (np.flip(x, axis).copy() for x in (photo.intensity, photo.object, photo.valid))
-        intensity, mask, valid = parts
-        expected = prepare([replace(photo, intensity=intensity, object=mask, valid=valid, normal=normal)], 20, "test")
-        for found, wanted in zip(views.batch[row : row + 1].tensors, expected.batch.tensors, strict=True):
-            torch.testing.assert_close(found, wanted)
-    both = views.batch[3:4]
-    torch.testing.assert_close(both.image, views.batch.image[1:2].flip(-2))
-    torch.testing.assert_close(both.target[:, 2], views.batch.target[0:1, 2].flip(-2, -1))
-
-
-def test_crops_show_the_corners_larger():
-    """At three quarters of the edge, every 3 pixels of the frame are 4 of a crop; averages over both agree."""
-    photo = flat_photo(box=(2, 47, 20, 65))  # square: the object fills the frame
-    views = prepare([photo], 64, "test", views=("crops",))
-    assert len(views.batch) == 5
-    inner = (slice(None), slice(12, 36), slice(12, 36))  # inside the object at top left
-    whole = views.batch.image[0][inner].reshape(8, 3, 8, 3).mean((1, 3))
-    top_left = views.batch.image[1][:, 16:48, 16:48].reshape(8, 4, 8, 4).mean((1, 3))
-    torch.testing.assert_close(whole, top_left)
-    bottom_right = views.batch.image[4][:, -48:-16, -48:-16].reshape(8, 4, 8, 4).mean((1, 3))
-    torch.testing.assert_close(views.batch.image[0][:, 28:52, 28:52].reshape(8, 3, 8, 3).mean((1, 3)), bottom_right)
-
-
-def test_views_of_views_and_unknown_ones():
-    photo = flat_photo()
-    assert len(prepare([photo, photo], 20, "test", views=("crops", "flips")).batch) == 2 * 5 * 4
-    with pytest.raises(ValueError, match="unknown views blurs; the views are flips, crops"):
-        prepare([photo], 20, "test", views=("blurs",))

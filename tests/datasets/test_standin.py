@@ -13,7 +13,7 @@ def halves():
 def test_there_are_ten_and_ten_different_objects(halves):
     assert [len(photos) for photos in halves.values()] == [10, 10]
     assert len({name for photos in halves.values() for name in photos.names}) == 20
-    images = torch.cat([photos.batch.image for photos in halves.values()]).flatten(1)
+    images = torch.cat([photos.samples.image for photos in halves.values()]).flatten(1)
     distances = (images[:, None] - images[None]).abs().mean(-1) + torch.eye(20)
     assert distances.min() > 0.02
     for split, photos in halves.items():
@@ -22,7 +22,7 @@ def test_there_are_ten_and_ten_different_objects(halves):
 
 def test_the_photos_look_like_photos(halves):
     for photos in halves.values():
-        image, normal, mask = photos.batch.tensors
+        image, normal, mask = photos.samples.tensors
         assert image.shape == (10, 1, 64, 64)
         assert image.dtype == normal.dtype == mask.dtype == torch.float32
         assert image.min() >= 0
@@ -44,7 +44,7 @@ def test_the_same_bits_every_time_and_no_global_random_state(halves):
     again = standin.load("test")
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
-    for one, other in zip(again.batch.tensors, halves["test"].batch.tensors, strict=True):
+    for one, other in zip(again.samples.tensors, halves["test"].samples.tensors, strict=True):
         assert torch.equal(one, other)
     for one, other in zip(again.native, halves["test"].native, strict=True):
         assert torch.equal(one.normal, other.normal)
@@ -94,9 +94,9 @@ def test_the_light_comes_from_the_upper_left(halves):
     """The brightness of all objects together grows with the normal's turn to the left and up."""
     normals, seen = [], []
     for photos in halves.values():
-        inside = photos.batch.mask[:, 0] > 0
-        normals.append(photos.batch.target.movedim(1, -1)[inside])
-        seen.append(photos.batch.image[:, 0][inside])
+        inside = photos.samples.mask[:, 0] > 0
+        normals.append(photos.samples.target.movedim(1, -1)[inside])
+        seen.append(photos.samples.image[:, 0][inside])
     design = torch.cat([torch.cat(normals), torch.ones(sum(map(len, seen)), 1)], 1)
     x, y, z, _ = torch.linalg.lstsq(design.double(), torch.cat(seen).double()[:, None]).solution[:, 0]
     assert x < -0.1

@@ -9,7 +9,7 @@ from hgenv.datasets import standin_faces
 from hgenv.datasets.morphable import DARKEST
 from hgenv.generators import faces
 from hgenv.generators.faces import COMPONENTS, FaceGenerator, face_blocks
-from hgenv.rendering.scene import FIT
+from hgenv.rendering.framing import FIT
 from hgenv.rendering.surfaces import CAMERA
 
 SEEDS = torch.arange(40)
@@ -129,7 +129,7 @@ def test_texture_changes_colours_alone(generator: FaceGenerator) -> None:
 
 
 def test_weights_that_do_not_sum_to_one_are_put_right() -> None:
-    weights = faces.normalized(torch.tensor([[0.9, 0.9, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64))
+    weights = faces.proportions(torch.tensor([[0.9, 0.9, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64))
     torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64))
     assert weights[0, 2] > 0.02
     torch.testing.assert_close(weights[1], torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))

@@ -9,20 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgenv.generators import grammar, grammar_numba
+from hgenv.generators.grammar import compiled, numbers_needed, reference
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import LIGHT_NUMBERS, ShapeGenerator
-from hgenv.rendering.analytic import AnalyticRenderer
-from hgenv.rendering.scene import CONE, CUBE, DIFFERENCE, EMPTY, FIT, SPHERE, TETRAHEDRON
+from hgenv.rendering.csg import AnalyticRenderer
+from hgenv.rendering.csg.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON
+from hgenv.rendering.framing import FIT
 
 DEPTH = 3
 GENERATOR = ShapeGenerator(depth=DEPTH)
 SPACE = GENERATOR.space
 
 
-def draws_of(beta: torch.Tensor, samples: int) -> grammar.Draws:
-    numbers = uniforms(torch.arange(samples), grammar.numbers_needed(DEPTH))
-    return grammar.draw(SPACE.split(beta.expand(samples, -1)), numbers, DEPTH)
+def draws_of(beta: torch.Tensor, samples: int) -> reference.Draws:
+    numbers = uniforms(torch.arange(samples), numbers_needed(DEPTH))
+    return reference.draw(SPACE.split(beta.expand(samples, -1)), numbers, DEPTH)
 
 
 def test_beta_has_the_papers_29_components() -> None:
@@ -57,7 +58,9 @@ def test_a_component_moves_its_own_draws_and_no_other(component: int) -> None:
     before = draws_of(beta, samples)
     beta[component] += 1e-3 * (SPACE.high - SPACE.low)[component]
     after = draws_of(beta, samples)
-    moved = {f.name for f in fields(grammar.Draws) if not torch.equal(getattr(before, f.name), getattr(after, f.name))}
+    moved = {
+        f.name for f in fields(reference.Draws) if not torch.equal(getattr(before, f.name), getattr(after, f.name))
+    }
     assert moved <= MOVES[name]
     assert moved & MOVES[name]
     # Continuous draws move a little everywhere; discrete ones flip in a few places only.
@@ -82,7 +85,7 @@ def test_frequencies_follow_the_probabilities() -> None:
         assert abs(float((draws.kind[0] == kind).float().mean()) - probability) < error
     assert abs(float((draws.operator[0] == DIFFERENCE).float().mean()) - 0.3) < error
     assert abs(float(draws.expand[0].float().mean()) - 0.6) < error
-    leaves = (grammar.build(draws, DEPTH).kind != EMPTY).sum(1)
+    leaves = (reference.build(draws, DEPTH).kind != EMPTY).sum(1)
     # Expected leaves of the branching process cut at depth 3: m(h) = (1 - p) + 2 p m(h - 1), m(0) = 1.
     mean = 1.0
     for _ in range(DEPTH):
@@ -96,9 +99,9 @@ def test_frequencies_follow_the_probabilities() -> None:
 def test_the_compiled_form_makes_the_same_shapes(depth: int, seed: int, corner: bool) -> None:
     samples = 20
     fraction = torch.rand(samples, SPACE.dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    beta = SPACE.split(SPACE.project(SPACE.unscale(fraction.round() if corner else fraction)))
-    numbers = uniforms(seed + torch.arange(samples), grammar.numbers_needed(depth))
-    ours, theirs = grammar_numba.shapes(beta, numbers, depth), grammar.shapes(beta, numbers, depth)
+    beta = SPACE.split(SPACE.project(SPACE.denormalize(fraction.round() if corner else fraction)))
+    numbers = uniforms(seed + torch.arange(samples), numbers_needed(depth))
+    ours, theirs = compiled.shapes(beta, numbers, depth), reference.shapes(beta, numbers, depth)
     assert torch.equal(ours.kind, theirs.kind)
     assert torch.equal(ours.operator, theirs.operator)
     for name in ("size", "linear", "offset"):
@@ -108,7 +111,7 @@ def test_the_compiled_form_makes_the_same_shapes(depth: int, seed: int, corner: 
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-def membership(draws: grammar.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
+def membership(draws: reference.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
     """Which points (n, 3) of the node's own frame are inside it: the grammar by plain recursion."""
     if not draws.expand[node, sample]:
         kind, size = int(draws.kind[node, sample]), draws.size[:, node, sample].numpy()
@@ -145,9 +148,9 @@ def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
     samples = 60
     seeds = torch.arange(samples)
     frame = GENERATOR.renderer(GENERATOR._sample(SPACE.initial.expand(samples, -1), seeds)[0])  # before the union rule
-    numbers = uniforms(seeds, LIGHT_NUMBERS + grammar.numbers_needed(DEPTH))[:, LIGHT_NUMBERS:]
-    draws = grammar.draw(SPACE.split(SPACE.initial.expand(samples, -1)), numbers, DEPTH)
-    shape = grammar.build(draws, DEPTH)
+    numbers = uniforms(seeds, LIGHT_NUMBERS + numbers_needed(DEPTH))[:, LIGHT_NUMBERS:]
+    draws = reference.draw(SPACE.split(SPACE.initial.expand(samples, -1)), numbers, DEPTH)
+    shape = reference.build(draws, DEPTH)
     rng = np.random.default_rng(0)
     checked = wrong = 0
     size = frame.mask.shape[-1]
@@ -198,7 +201,7 @@ def test_exact_extent_of_a_lone_primitive() -> None:
 
 
 def test_rows_do_not_depend_on_the_batch() -> None:
-    betas = SPACE.unscale(torch.rand(40, 29, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    betas = SPACE.denormalize(torch.rand(40, 29, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     seeds = torch.arange(40)
     whole = GENERATOR(betas, seeds)
     parts = [GENERATOR(betas[rows], seeds[rows]) for rows in (slice(0, 1), slice(1, 8), slice(8, 40))]
@@ -225,7 +228,7 @@ def test_shading_is_smooth_in_the_render_block() -> None:
     seeds = torch.arange(12)
     beta = space.initial.clone()
     beta[space.slice("texture")] = 0.5
-    for name in generator.smooth:
+    for name in generator.pathwise:
         for component in range(space.slice(name).start, space.slice(name).stop):
             step = torch.zeros_like(beta)
             step[component] = 5e-4

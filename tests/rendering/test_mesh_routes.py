@@ -14,10 +14,11 @@ import trimesh
 from torch import Tensor
 
 from hgenv.generators.shapes import ShapeGenerator
-from hgenv.rendering.analytic import AnalyticRenderer
-from hgenv.rendering.gl import PyrenderRenderer
-from hgenv.rendering.mesh import MeshRenderer, export, object_mesh
-from hgenv.rendering.scene import (
+from hgenv.problem import RenderError
+from hgenv.rendering.csg import AnalyticRenderer
+from hgenv.rendering.csg.gl import PyrenderRenderer
+from hgenv.rendering.csg.mesh import MeshRenderer, export, object_mesh
+from hgenv.rendering.csg.scene import (
     CONE,
     CUBE,
     DIFFERENCE,
@@ -27,10 +28,9 @@ from hgenv.rendering.scene import (
     UNION,
     Frame,
     Renderer,
-    RenderError,
     Scene,
-    pixel_centres,
 )
+from hgenv.rendering.framing import pixel_centres
 
 SIZE = 64
 ROUTES = {"analytic": AnalyticRenderer, "mesh": MeshRenderer, "pyrender": PyrenderRenderer}
@@ -63,7 +63,7 @@ def random_scenes(count: int, first_seed: int = 0) -> Scene:
         count, space.dimension, generator=torch.Generator().manual_seed(first_seed), dtype=torch.float64
     )
     spread = torch.linspace(0, 2, count, dtype=torch.float64).round().clamp(0.3, 1)[:, None]
-    betas = space.project(space.unscale((1 - spread) * space.scale(space.initial) + spread * numbers))
+    betas = space.project(space.denormalize((1 - spread) * space.normalize(space.initial) + spread * numbers))
     return generator.scene(betas, torch.arange(first_seed, first_seed + count))
 
 
@@ -347,7 +347,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_opengl_is_imported_late() -> None:
     done = python(
-        "import sys, hgenv.rendering.gl, hgenv.rendering.mesh\n"
+        "import sys, hgenv.rendering.csg.gl, hgenv.rendering.csg.mesh\n"
         "assert not {'OpenGL', 'pyrender', 'pyglet'} & set(sys.modules)"
     )
     assert done.returncode == 0, done.stderr
@@ -364,18 +364,20 @@ def test_missing_library_is_named_with_its_cure(library: str) -> None:
         "    load(self, name, *rest, **options)\n"
         "ctypes.CDLL.__init__ = refuse\n"
         f"ctypes.util.find_library = lambda name: None if name == {library!r} else find(name)\n"
-        "from hgenv.rendering.gl import PyrenderRenderer\n"
+        "from hgenv.rendering.csg.gl import PyrenderRenderer\n"
         "PyrenderRenderer(16)\n"
     )
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("hgenv.rendering.scene.RenderError"), done.stderr
+    assert message.startswith("hgenv.problem.RenderError"), done.stderr
     assert "apt-get install libegl1 libgl1" in message
     assert "`analytic` or `mesh`" in message
 
 
 def test_another_platform_is_refused() -> None:
-    done = python("from hgenv.rendering.gl import PyrenderRenderer; PyrenderRenderer(16)", PYOPENGL_PLATFORM="osmesa")
+    done = python(
+        "from hgenv.rendering.csg import PyrenderRenderer; PyrenderRenderer(16)", PYOPENGL_PLATFORM="osmesa"
+    )
     message = done.stderr.strip().splitlines()[-1]
     assert "RenderError: PYOPENGL_PLATFORM is 'osmesa'" in message
     assert "set it to egl" in message
@@ -384,8 +386,8 @@ def test_another_platform_is_refused() -> None:
 def test_forked_child_is_told_to_spawn(opengl: None) -> None:
     done = python(
         "import os\n"
-        "from hgenv.rendering.gl import PyrenderRenderer\n"
-        "from hgenv.rendering.scene import RenderError\n"
+        "from hgenv.rendering.csg.gl import PyrenderRenderer\n"
+        "from hgenv.problem import RenderError\n"
         "PyrenderRenderer(16)\n"
         "if os.fork():\n"
         "    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"

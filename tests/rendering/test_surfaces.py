@@ -7,21 +7,19 @@ import pytest
 import torch
 
 from hgenv.datasets.standin_faces import face_grid, relief
-from hgenv.rendering.scene import pixel_centres
+from hgenv.rendering.framing import pixel_centres
 from hgenv.rendering.surfaces import (
     CAMERA,
-    SCATTER,
     Fragments,
     ZBuffer,
-    as_batch,
+    depth_samples,
     fit,
-    light_axes,
     rotation,
-    triangles_around,
     turn,
 )
-from hgenv.rendering.surfaces_embree import EmbreeSurfaces
-from hgenv.rendering.surfaces_numba import render
+from hgenv.rendering.surfaces.compiled import render
+from hgenv.rendering.surfaces.embree import EmbreeSurfaces
+from hgenv.rendering.surfaces.fragments import SCATTER, light_axes, triangles_around
 
 FIELDS = ("mask", "triangle", "weight", "point", "normal", "lit")
 
@@ -101,9 +99,9 @@ def test_a_triangle_by_hand() -> None:
     normal = torch.linalg.cross(b - a, c - a)
     expected = (normal / normal.norm()).float()[:, None].expand(-1, int(inside.sum()))
     torch.testing.assert_close(found.normal[0][:, inside], expected, rtol=0, atol=1e-6)
-    batch = as_batch(found.point, found, 32)
-    assert batch.target.shape == (1, 1, 32, 32)
-    torch.testing.assert_close(batch.target[0, 0].flatten()[inside], CAMERA - z[inside].float(), rtol=0, atol=1e-6)
+    samples = depth_samples(found.point, found, 32)
+    assert samples.target.shape == (1, 1, 32, 32)
+    torch.testing.assert_close(samples.target[0, 0].flatten()[inside], CAMERA - z[inside].float(), rtol=0, atol=1e-6)
 
 
 def test_a_roof_keeps_the_light_off_the_floor() -> None:

@@ -1,0 +1,31 @@
+"""Where things are computed: the device that a name means, and who works for which tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:<n>" names.
+
+    Raises:
+        ValueError: A GPU was asked for and there is none, or the name means nothing.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; choose 'auto', 'cpu' or 'cuda'") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use device='cpu' "
+            "or 'auto', or install a CUDA build of torch"
+        )
+    return chosen
+
+
+def compiled_kernels_serve(tensor: Tensor) -> bool:
+    """Whether compiled kernels take this tensor: they work on a CPU. Elsewhere torch does the same."""
+    return tensor.device.type == "cpu"

@@ -1,0 +1,19 @@
+"""How precisely a GPU computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep a GPU's convolutions from rounding to TF32, which PyTorch has them do: small differences drown in that."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined] # an object in a module's place
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

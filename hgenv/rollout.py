@@ -1,0 +1,335 @@
+"""The line from beta to L: K training steps on what the generator makes, and what can be asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .accounting import Ledger
+from .decision import DecisionSpace
+from .learning.first_order import influence, sample_gradient_without_curvature
+from .learning.learner import Learner, validation_loss
+from .learning.precision import full_precision
+from .learning.rules import Rule, TrainingState
+from .learning.unroll import sample_gradient, train
+from .problem import Data, Generator, Outcome, RenderError, Status
+from .samples import Samples
+
+SAMPLES_AT_ONCE = 1024  # displaced samples: enough for a GPU, not too much for memory
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that a rollout needs and that no rollout changes.
+
+    Attributes:
+        generator: f.
+        learner: Network and task.
+        rule: How the network is trained.
+        validation: The data that score beta.
+        unroll_steps: K.
+        batch_size: B, samples of each of the K training steps.
+        device: Where samples and weights are.
+    """
+
+    generator: Generator
+    learner: Learner
+    rule: Rule
+    validation: Data
+    unroll_steps: int
+    batch_size: int
+    device: torch.device
+
+    @property
+    def num_samples(self) -> int:
+        """N = K B, the samples of a rollout."""
+        return self.unroll_steps * self.batch_size
+
+    @property
+    def space(self) -> DecisionSpace:
+        """The generator's decision space."""
+        return self.generator.space
+
+    def charge_training(self, ledger: Ledger, times: int) -> None:
+        """Count the training steps of some rollouts."""
+        ledger.count("training_steps", times * self.unroll_steps)
+        ledger.count("flops", times * self.unroll_steps * self.learner.flops("train", self.batch_size))
+
+    def charge_validation(self, ledger: Ledger, times: int) -> None:
+        """Count some validation passes."""
+        ledger.count("validation_passes", times)
+        ledger.count("flops", times * self.learner.flops("validate", len(self.validation.samples)))
+
+    def validate(self, state: TrainingState, ledger: Ledger) -> float:
+        """L at a state; it may be infinite or NaN."""
+        with ledger.phase("validate"), torch.no_grad(), full_precision():
+            loss = validation_loss(self.learner, state.weights, self.validation)
+            ledger.wait()
+            value = float(loss)
+        self.charge_validation(ledger, 1)
+        return value
+
+    def outcome(self, beta: Tensor, loss: float) -> Outcome:
+        """The outcome at beta, given L."""
+        if np.isfinite(loss):
+            return Outcome(beta, loss)
+        return Outcome(beta, None, Status.DIVERGED, f"L = {loss} after {self.unroll_steps} training steps")
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Directional derivatives of L through single samples.
+
+    Attributes:
+        value: (J, N) float64, change of L per fraction of range, to first order in X, beta of sample i alone moving.
+        displacement: (J, N, d) what lay between the two ends, in fractions of each component's range: twice the
+            direction, less what a bound cut off.
+    """
+
+    value: Tensor
+    displacement: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SampleGradient:
+    """dL/dX of a rollout's samples, or of those of its last training steps; knows whose it is.
+
+    Attributes:
+        samples: dL/dX_i, field by field.
+        influence: (N,) derivative of L by each sample's weight in its training step's loss; float64.
+        betas: (N, d) what each of these samples was made with.
+        seeds: (N,) and from which sample seed.
+    """
+
+    samples: Samples
+    influence: Tensor
+    betas: Tensor
+    seeds: Tensor
+    _problem: Problem = field(repr=False)
+    _ledger: Ledger = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def norms(self) -> Tensor:
+        """|dL/dX_i| over all fields, (N,) float64."""
+        return self.samples.dot(self.samples).sqrt().to("cpu", torch.float64)
+
+    def slopes(self, directions: Tensor) -> Slopes:
+        """Slopes <dL/dX_i, X_i(beta + delta) - X_i(beta - delta)> / |displacement|, by differences of the generator.
+
+        Args:
+            directions: (J, N, d) deltas around the beta that sample i was made with, in fractions of each component's
+                range. Where a bound cuts beta + delta or beta - delta, the displacement is what is left; if nothing is
+                left, the slope is 0.
+
+        Raises:
+            ValueError: Wrong shape, no directions, or one is zero or not finite.
+            RenderError: A displaced sample cannot be rendered.
+        """
+        problem, ledger, count = self._problem, self._ledger, len(self)
+        space = problem.space
+        if directions.dim() != 3 or not len(directions) or directions.shape[1:] != (count, space.dimension):
+            raise ValueError(f"directions must be (J, {count}, {space.dimension}), not {tuple(directions.shape)}")
+        if not directions.isfinite().all() or (directions == 0).all(-1).any():
+            raise ValueError("directions must be finite and none of them zero")
+        center = space.normalize(self.betas)
+        rises, displacements = [], []
+        for some in directions.to(torch.float64).split(max(1, SAMPLES_AT_ONCE // (2 * count))):
+            ahead, behind = (center + some).clamp(0, 1), (center - some).clamp(0, 1)
+            displaced = torch.cat([ahead, behind]).flatten(0, 1)
+            with ledger.phase("generate"):
+                made = problem.generator(space.denormalize(displaced), self.seeds.repeat(2 * len(some)))
+            ledger.count("samples", len(made))
+            with ledger.phase("gradient"):
+                products = torch.stack([self.samples.dot(part) for part in made.split(count)])
+                rises.append(products[: len(some)] - products[len(some) :])
+                displacements.append(ahead - behind)
+        with ledger.phase("gradient"):
+            displacement = torch.cat(displacements)
+            distance = displacement.norm(dim=-1)
+            ledger.wait()
+            rise = torch.cat(rises).to("cpu", torch.float64)
+            return Slopes(torch.where(distance > 0, rise / distance.clamp(min=1e-12), 0), displacement)
+
+    def pathwise(self) -> Tensor:
+        """dL/dbeta through each sample by autograd, in the generator's pathwise blocks.
+
+        Returns:
+            (N, d) float64, per fraction of each component's range; zero in the other blocks.
+
+        Raises:
+            RenderError: A sample cannot be rendered.
+        """
+        problem, space = self._problem, self._problem.space
+        betas = self.betas.clone().requires_grad_()
+        with self._ledger.phase("generate"):
+            samples = problem.generator(betas, self.seeds)
+        self._ledger.count("samples", len(betas))
+        with self._ledger.phase("gradient"):
+            (slopes,) = torch.autograd.grad(self.samples.dot(samples).sum(), betas)
+            keep = torch.zeros(space.dimension, dtype=torch.bool)
+            for name in problem.generator.pathwise:
+                keep[space.slice(name)] = True
+            return torch.where(keep, slopes * (space.high - space.low), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """K training steps from a state, and their outcome. What is asked of it is paid for when it is asked, once.
+
+    Attributes:
+        outcome: Where it led.
+        betas: (N, d) what each sample was made with.
+        seeds: (N,) and from which sample seed.
+        samples: The N samples, in the order of the K batches; None if they could not be rendered.
+        states: The K + 1 states on the way; the first alone if there were no samples.
+    """
+
+    outcome: Outcome
+    betas: Tensor
+    seeds: Tensor
+    samples: Samples | None = field(repr=False)
+    states: list[TrainingState] = field(repr=False)
+    _problem: Problem = field(repr=False)
+    _ledger: Ledger = field(repr=False)
+    _paid: dict[Any, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def end(self) -> TrainingState:
+        """The last state."""
+        return self.states[-1]
+
+    def sample_gradient(self, *, last_steps: int | None = None, curvature: bool = True) -> SampleGradient:
+        """dL/dX of the N samples, by the adjoint of the K training steps.
+
+        Args:
+            last_steps: Of the samples of the last so many training steps alone, at their share of the price; None for
+                all K.
+            curvature: Whether it has how a training step changes the gradients of those after it; without, it costs
+                0.6 as much, and in the last step it is the same within single precision.
+
+        Raises:
+            RuntimeError: The rollout failed.
+            ValueError: `last_steps` is not within 1 to K.
+        """
+        problem, batches = self._problem, self._batches()
+        steps = len(batches) if last_steps is None else last_steps
+        for paid in (True, curvature):  # with curvature serves without, more steps serve fewer
+            found = self._paid.get(("gradient", paid))
+            if found is not None and 0 < steps * problem.batch_size <= len(found):
+                return self._part(found, steps * problem.batch_size)
+        differentiate = sample_gradient if curvature else sample_gradient_without_curvature
+        with self._ledger.phase("gradient"):
+            _, parts = differentiate(
+                problem.learner, problem.rule, self.states, batches, problem.validation, last_steps=last_steps
+            )
+            rows = steps * problem.batch_size
+            gradient = SampleGradient(
+                type(batches[0]).cat([part.samples for part in parts]),
+                torch.cat([part.influence for part in parts]).to("cpu", torch.float64),
+                self.betas[-rows:],
+                self.seeds[-rows:],
+                problem,
+                self._ledger,
+            )
+        self._paid["gradient", curvature] = gradient
+        if curvature:
+            self._ledger.count("gradient_steps", steps)
+            self._charge(steps * problem.learner.flops("gradient", problem.batch_size))
+        else:  # two passes forward and back to the samples
+            self._charge(steps * (4 * problem.learner.flops("validate", problem.batch_size) + self._rule_flops()))
+        return gradient
+
+    def influence(self, *, curvature: bool = False) -> Tensor:
+        """What training on each of the N samples did to L, to first order in the network's weights.
+
+        It is the derivative of L by the sample's weight in its training step's loss. Two samples of one training step
+        that are alike but for beta differ in influence by what beta did to L.
+
+        Args:
+            curvature: By the full adjoint, see `sample_gradient`, at about four times the price (none if that is paid
+                for).
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            RuntimeError: The rollout failed.
+        """
+        if curvature:
+            return self.sample_gradient().influence
+        problem, batches = self._problem, self._batches()
+        if "influence" not in self._paid:
+            with self._ledger.phase("gradient"):
+                _, parts = influence(problem.learner, problem.rule, self.states, batches, problem.validation)
+                self._paid["influence"] = torch.cat(parts).to("cpu", torch.float64)
+            forward = problem.learner.flops("validate", problem.batch_size)
+            self._charge(len(batches) * (2 * forward + self._rule_flops()))
+        found: Tensor = self._paid["influence"]
+        return found
+
+    def _batches(self) -> list[Samples]:
+        if self.samples is None or not self.outcome.ok:
+            raise RuntimeError(f"a rollout that failed has no gradient: {self.outcome.status.name}")
+        return self.samples.split(self._problem.batch_size)
+
+    def _part(self, gradient: SampleGradient, rows: int) -> SampleGradient:
+        last = slice(-rows, None)
+        return SampleGradient(
+            gradient.samples[last],
+            gradient.influence[last],
+            gradient.betas[last],
+            gradient.seeds[last],
+            self._problem,
+            self._ledger,
+        )
+
+    def _rule_flops(self) -> int:
+        """Per training step: where the rule is not linear, its derivative needs the step's gradient again."""
+        return 0 if self._problem.rule.linear else self._problem.learner.flops("train", self._problem.batch_size)
+
+    def _charge(self, flops: int) -> None:
+        # All start from dL/dw: a validation pass and its way back, twice the work again.
+        self._ledger.count("validation_passes", 1)
+        start = 3 * self._problem.learner.flops("validate", len(self._problem.validation.samples))
+        self._ledger.count("flops", start + flops)
+
+
+def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, seeds: Tensor, ledger: Ledger) -> Rollout:
+    """Generate, train K steps, validate.
+
+    Args:
+        problem: What with.
+        start: Where training starts.
+        beta: (d,) what to call the betas together.
+        betas: (N, d) within the bounds.
+        seeds: (N,) int64 on the problem's device.
+        ledger: Who pays, for this and for what is asked of the rollout.
+    """
+    try:
+        with ledger.phase("generate"):
+            samples = problem.generator(betas, seeds)
+    except RenderError as error:
+        outcome = Outcome(beta, None, Status.UNRENDERABLE, str(error))
+        return Rollout(outcome, betas, seeds, None, [start], problem, ledger)
+    finally:
+        ledger.count("samples", len(betas))
+    with ledger.phase("train"):
+        states = train(problem.learner, problem.rule, start, samples.split(problem.batch_size))
+    problem.charge_training(ledger, 1)
+    outcome = problem.outcome(beta, problem.validate(states[-1], ledger))
+    return Rollout(outcome, betas, seeds, samples, states, problem, ledger)
+
+
+def restore(
+    problem: Problem, outcome: Outcome, betas: Tensor, seeds: Tensor, states: list[TrainingState], ledger: Ledger
+) -> Rollout:
+    """A rollout from what a checkpoint holds of it; its samples are made again, free of charge."""
+    samples = problem.generator(betas, seeds) if outcome.ok else None
+    return Rollout(outcome, betas, seeds, samples, states, problem, ledger)

@@ -1,0 +1,149 @@
+"""What every generator has to do."""
+
+from __future__ import annotations
+
+import unittest
+
+import torch
+from torch import Tensor
+
+from ..decision import DecisionSpace
+from ..problem import Generator, RenderError
+from ..samples import DenseSamples
+from .tools import disturbed_global_randomness, global_randomness_unchanged, same_samples
+
+
+class GeneratorConformance:
+    """Checks for a generator f(beta, r).
+
+    Attributes:
+        samples: How many samples a check draws.
+        difference: Half the distance of the central differences that check `pathwise` blocks, as a fraction of range.
+        tolerance: How far they may be from the exact derivatives, as a fraction of their size (medians over samples).
+    """
+
+    samples = 7
+    difference = 1e-3
+    tolerance = 2e-2
+
+    def make(self) -> Generator:
+        """A new generator, always the same one."""
+        raise NotImplementedError("override make(self) to return the generator to check")
+
+    def test_deterministic(self) -> None:
+        """The same betas and seeds give the same bits, in this generator and in a new one."""
+        generator = self.make()
+        betas, seeds = self._inputs(generator.space)
+        first = generator(betas, seeds)
+        for again in (generator(betas, seeds), self.make()(betas, seeds)):
+            assert same_samples(first, again), "two calls with equal betas and seeds differ: draw from the seeds alone"
+
+    def test_rows_are_independent_of_the_batch(self) -> None:
+        """A sample has the same bits in whatever batch, at whatever place it is made."""
+        generator = self.make()
+        betas, seeds = self._inputs(generator.space)
+        whole = generator(betas, seeds)
+        split = type(whole).cat([generator(betas[:1], seeds[:1]), generator(betas[1:], seeds[1:])])
+        assert same_samples(whole, split), (
+            "a sample changes with the size of its batch: hash each row's own seed, and avoid operations whose "
+            "rounding depends on the batch"
+        )
+        order = torch.arange(self.samples).flip(0)
+        assert same_samples(whole[order], generator(betas[order], seeds[order])), (
+            "a sample changes with its place in the batch: derive its draws from its own seed, not from its index"
+        )
+
+    def test_each_row_has_its_own_beta(self) -> None:
+        """Moving one row's beta changes that sample and no other."""
+        generator = self.make()
+        betas, seeds = self._inputs(generator.space)
+        moved = betas.clone()
+        moved[0] = betas[1]
+        before, after = generator(betas, seeds), generator(moved, seeds)
+        assert same_samples(before[1:], after[1:]), "the beta of one row changed other rows"
+        assert not same_samples(before[:1], after[:1]), "a sample does not depend on its row of betas"
+
+    def test_shapes_and_types(self) -> None:
+        """Fields have a row for each sample, on the seeds' device; one at least is floating point; masks are 0 or 1."""
+        generator = self.make()
+        betas, seeds = self._inputs(generator.space)
+        samples = generator(betas, seeds)
+        for name, tensor in zip(samples.names, samples.tensors, strict=True):
+            assert len(tensor) == self.samples, f"{name} has {len(tensor)} rows for {self.samples} samples"
+            assert tensor.device == seeds.device, f"{name} is on {tensor.device}; samples belong where the seeds are"
+        assert any(tensor.is_floating_point() for tensor in samples.tensors), (
+            f"none of {', '.join(samples.names)} is floating point; L cannot be differentiated by any of them"
+        )
+        if isinstance(samples, DenseSamples):
+            for name, tensor in zip(samples.names, samples.tensors, strict=True):
+                assert tensor.is_floating_point(), f"{name} is {tensor.dtype}; dL/dX needs floating point"
+                if tensor.dim() == samples.image.dim() == 4:
+                    shapes = tuple(tensor.shape), tuple(samples.image.shape)
+                    assert shapes[0][2:] == shapes[1][2:], f"{name} and image are {shapes}; their pixels must match"
+            assert ((samples.mask == 0) | (samples.mask == 1)).all(), "the mask has values other than 0 and 1"
+
+    def test_finite_at_corners(self) -> None:
+        """Every tensor is finite at corners of the box of the bounds, moved to the nearest valid vector."""
+        generator = self.make()
+        space, draw = generator.space, torch.Generator().manual_seed(5)
+        corners = torch.randint(0, 2, (8, space.dimension), generator=draw).to(torch.float64)
+        corners = torch.cat([corners, torch.zeros_like(corners[:1]), torch.ones_like(corners[:1])])
+        for beta in space.project(space.denormalize(corners)):
+            try:
+                samples = generator(beta.expand(self.samples, -1), torch.arange(self.samples))
+            except RenderError as error:
+                raise AssertionError(f"narrow the bounds or define a rule: at beta = {beta} {error}") from error
+            for name, tensor in zip(samples.names, samples.tensors, strict=True):
+                assert tensor.isfinite().all(), f"{name} is not finite at beta = {beta}; narrow the bounds"
+
+    def test_global_randomness_is_left_alone(self) -> None:
+        """Construction and sampling neither touch nor use the random state of torch, numpy and random."""
+        with global_randomness_unchanged("the generator"):
+            generator = self.make()
+            betas, seeds = self._inputs(generator.space)
+            first = generator(betas, seeds)
+        with disturbed_global_randomness():
+            assert same_samples(first, generator(betas, seeds)), "samples depend on global random state; use the seeds"
+
+    def test_pathwise_blocks(self) -> None:
+        """In `pathwise` blocks the derivative by autograd agrees with central differences for most samples.
+
+        Not for all: a sample may happen to stand at a kink, or at the edge of a shadow.
+        """
+        generator = self.make()
+        space = generator.space
+        if not generator.pathwise:
+            raise unittest.SkipTest("the generator declares no pathwise blocks")
+        normalized, seeds = space.normalize(self._inputs(space)[0]) / 2 + 0.25, torch.arange(self.samples)
+        with torch.no_grad():
+            example = generator(space.denormalize(normalized), seeds)
+        draw = torch.Generator().manual_seed(6)
+        probe = example.map(
+            lambda x: torch.randn(x.shape, generator=draw, dtype=torch.float64) if x.is_floating_point() else x
+        )
+
+        def value(normalized: Tensor) -> Tensor:
+            return probe.dot(
+                generator(space.denormalize(normalized), seeds).map(
+                    lambda x: x.to(torch.float64) if x.is_floating_point() else x
+                )
+            )
+
+        variable = normalized.clone().requires_grad_()
+        (exact,) = torch.autograd.grad(value(variable).sum(), variable)
+        for name in generator.pathwise:
+            for component in range(*space.slice(name).indices(space.dimension)):
+                step = torch.zeros_like(normalized)
+                step[:, component] = self.difference
+                with torch.no_grad():
+                    expected = (value(normalized + step) - value(normalized - step)) / (2 * self.difference)
+                error, size = float((exact[:, component] - expected).abs().median()), float(expected.abs().median())
+                assert error <= self.tolerance * size, (
+                    f"component {component} (block {name!r}): autograd and central differences are {error:.3g} apart, "
+                    f"their size being {size:.3g}; take the block out of `pathwise`, or repair its derivative"
+                )
+
+    def _inputs(self, space: DecisionSpace) -> tuple[Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(4)
+        normalized = torch.rand((self.samples, space.dimension), generator=draw, dtype=torch.float64)
+        return space.project(space.denormalize(normalized)), torch.arange(7, 7 + self.samples)
