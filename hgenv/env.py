@@ -312,7 +312,10 @@ class DataGenEnv(gym.Env):
         self._seed, self.update, self.state = state["seed"], state["update"], state["state"]
         self._last_loss = state["last_loss"]
         self.np_random.bit_generator.state = state["np_random"]
-        self.last = None if state["last"] is None else restore(self.problem, *state["last"], self.ledger)
+        self.last = None
+        if state["last"] is not None:
+            outcome, betas, seeds, states = state["last"]
+            self.last = restore(self.problem, outcome, betas, seeds, states, self.ledger)
         self.ledger.load_state_dict(state["ledger"])
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -124,7 +124,8 @@ class Batched:
             ledger.count("samples", count * len(seeds))
         try:
             with ledger.phase("train"):
-                batches = [samples.map(lambda x, k=k: x[:, k]) for k in range(problem.unroll_steps)]
+                steps = range(problem.unroll_steps)
+                batches = [samples.with_tensors(x[:, k] for x in samples.tensors) for k in steps]
                 weights = train_together(learner, problem.rule, start, batches).weights
             with ledger.phase("validate"), torch.no_grad(), full_precision():
                 losses = torch.func.vmap(lambda w: validation_loss(learner, w, problem.validation))(weights)

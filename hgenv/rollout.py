@@ -301,9 +301,7 @@ class Rollout:
         self._ledger.count("flops", start + flops)
 
 
-def roll(
-    problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, seeds: Tensor, ledger: Ledger
-) -> Rollout:
+def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, seeds: Tensor, ledger: Ledger) -> Rollout:
     """Generate, train K steps, validate.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -40,9 +40,13 @@ class Samples:
     def __getitem__(self, rows: slice | Tensor) -> Self:
         return self.map(lambda x: x[rows])
 
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Self:
+        """The same kind of record of other tensors, in the order of the fields."""
+        return type(self)(*tensors)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """`function` applied to each field."""
-        return type(self)(*(function(x) for x in self.tensors))
+        return self.with_tensors(function(x) for x in self.tensors)
 
     def to(self, device: torch.device | str) -> Self:
         """The same samples on another device."""
@@ -64,14 +68,14 @@ class Samples:
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """The samples of all `parts`, in order."""
-        return type(parts[0])(*(torch.cat(columns) for columns in zip(*(part.tensors for part in parts), strict=True)))
+        columns = zip(*(part.tensors for part in parts), strict=True)
+        return parts[0].with_tensors(torch.cat(column) for column in columns)
 
     @classmethod
     def stack(cls, parts: Sequence[Self]) -> Self:
         """`parts` of equal size along a new first dimension."""
-        return type(parts[0])(
-            *(torch.stack(columns) for columns in zip(*(part.tensors for part in parts), strict=True))
-        )
+        columns = zip(*(part.tensors for part in parts), strict=True)
+        return parts[0].with_tensors(torch.stack(column) for column in columns)
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,16 @@ from .base import Initial, Optimizer
 class Evolution(Optimizer):
     """A derivative-free optimizer of nevergrad, by default CMA-ES (Hansen and Ostermeier, 2001).
 
-    Every `period` updates it asks nevergrad for a generation of candidates, probes them from the same weights and sample
-    seeds, tells their losses, and steps at the mean of their better half. The first update probes the initial beta before them, as most methods would not; it
-    competes for the step but is not told, since it is no draw of the method's (TBPSA's step size would collapse).
-    Candidates are projected onto the valid set; nevergrad learns the loss of the projection.
+    Every `period` updates it asks nevergrad for a generation of candidates, probes them from the same weights and
+    sample seeds, tells their losses, and steps at the mean of their better half. The first update probes the initial
+    beta before them, as most methods would not. It competes for the step, but it is not told, since it is no draw of
+    the method's (TBPSA's step size would collapse). Candidates are projected onto the valid set; nevergrad learns the
+    loss of the projection.
 
     The weights train, so losses of different updates cannot be compared. CMA-ES ranks within a generation, whose
-    members are probed alike; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by training
-    alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN into
-    5e20. If all fail, the environment steps where it last did.
+    members are probed alike; methods that compare with older losses (DE, PSO) are misled to the extent that L falls by
+    training alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN
+    into 5e20. If all fail, the environment steps where it last did.
 
     Args:
         space: The decision space.

@@ -64,9 +64,7 @@ class RMSprop(Rule):
 
     def make(self, beta: torch.nn.Parameter) -> torch.optim.Optimizer:
         """`torch.optim.RMSprop`."""
-        return torch.optim.RMSprop(
-            [beta], lr=self.learning_rate, alpha=self.rho, eps=self.eps, momentum=self.momentum
-        )
+        return torch.optim.RMSprop([beta], lr=self.learning_rate, alpha=self.rho, eps=self.eps, momentum=self.momentum)
 
 
 @dataclass(frozen=True)

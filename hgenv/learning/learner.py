@@ -24,7 +24,10 @@ class Learner(Protocol):
         task: Losses, metrics, pictures.
     """
 
-    task: Task
+    @property
+    def task(self) -> Task:
+        """See the class."""
+        ...
 
     def initial_weights(self, seed: int) -> Weights:
         """The weights that training starts from, on the CPU; the same seed gives the same bits."""
@@ -39,9 +42,7 @@ class Learner(Protocol):
         ...
 
 
-def training_loss(
-    learner: Learner, weights: Weights, samples: Samples, sample_weights: Tensor | None = None
-) -> Tensor:
+def training_loss(learner: Learner, weights: Weights, samples: Samples, sample_weights: Tensor | None = None) -> Tensor:
     """The loss of a training step, a scalar.
 
     Args:

@@ -71,10 +71,11 @@ def train_together(learner: Learner, rule: Rule, state: TrainingState, batches: 
     Returns:
         The last state, of (P, ...) tensors: those of `train` but for rounding.
     """
-    kind = type(batches[0])
-    gradient = torch.func.vmap(
-        torch.func.grad(lambda weights, *samples: training_loss(learner, weights, kind(*samples)))
-    )
+
+    def loss(weights: Weights, *tensors: Tensor) -> Tensor:
+        return training_loss(learner, weights, batches[0].with_tensors(tensors))
+
+    gradient = torch.func.vmap(torch.func.grad(loss))
     copies = len(batches[0])
     state = state.with_tensors([t.expand(copies, *t.shape) for t in state.tensors])
     for batch in batches:

@@ -235,7 +235,7 @@ class _ShiftedGenerator:
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         samples = self._generator(betas, seeds)
         pairs = zip(samples.tensors, self._direction.tensors, strict=True)
-        return type(samples)(*(x + self._step * d if x.is_floating_point() else x for x, d in pairs))
+        return samples.with_tensors(x + self._step * d if x.is_floating_point() else x for x, d in pairs)
 
 
 def _same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -64,7 +64,7 @@ class GeneratorConformance:
         assert not same_samples(before[:1], after[:1]), "a sample does not depend on its row of betas"
 
     def test_shapes_and_types(self) -> None:
-        """Every field has one row a sample and is where the seeds are; one at least is floating point; masks are 0 or 1."""
+        """Fields have a row for each sample, on the seeds' device; one at least is floating point; masks are 0 or 1."""
         generator = self.make()
         betas, seeds = self._inputs(generator.space)
         samples = generator(betas, seeds)
@@ -78,9 +78,8 @@ class GeneratorConformance:
             for name, tensor in zip(samples.names, samples.tensors, strict=True):
                 assert tensor.is_floating_point(), f"{name} is {tensor.dtype}; dL/dX needs floating point"
                 if tensor.dim() == samples.image.dim() == 4:
-                    assert tensor.shape[2:] == samples.image.shape[2:], (
-                        f"{name} is {tuple(tensor.shape)}, the image {tuple(samples.image.shape)}; their pixels must match"
-                    )
+                    shapes = tuple(tensor.shape), tuple(samples.image.shape)
+                    assert shapes[0][2:] == shapes[1][2:], f"{name} and image are {shapes}; their pixels must match"
             assert ((samples.mask == 0) | (samples.mask == 1)).all(), "the mask has values other than 0 and 1"
 
     def test_finite_at_corners(self) -> None:
@@ -124,9 +123,11 @@ class GeneratorConformance:
         )
 
         def value(normalized: Tensor) -> Tensor:
-            return probe.dot(generator(space.denormalize(normalized), seeds).map(
-                lambda x: x.to(torch.float64) if x.is_floating_point() else x
-            ))
+            return probe.dot(
+                generator(space.denormalize(normalized), seeds).map(
+                    lambda x: x.to(torch.float64) if x.is_floating_point() else x
+                )
+            )
 
         variable = normalized.clone().requires_grad_()
         (exact,) = torch.autograd.grad(value(variable).sum(), variable)

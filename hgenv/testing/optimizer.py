@@ -69,7 +69,7 @@ class OptimizerConformance:
     def test_bounds_are_respected(self) -> None:
         """Whatever is stepped at, probed or recommended is valid."""
         optimizer, env = self._run(self.updates)
-        for name, beta in [*env.calls, ("recommendation", optimizer.recommendation)]:
+        for beta in [*(beta for _, beta in env.calls), optimizer.recommendation]:
             if beta.dim() == 2:  # a beta of each sample's own is refused if out of bounds, and needs no projection
                 continue
             valid = env.space.project(env.space.check(beta))
@@ -210,7 +210,7 @@ class _FaultyGenerator:
         if self._kind == "unrenderable":
             raise RenderError("this sample was made unrenderable on purpose")
         first, *rest = samples.tensors
-        return type(samples)(first * float("nan"), *rest)
+        return samples.with_tensors([first * float("nan"), *rest])
 
 
 def _same_calls(first: list[tuple[str, Tensor]], second: list[tuple[str, Tensor]]) -> bool:

@@ -23,6 +23,7 @@ def through_file(value: Any) -> Any:
 
 
 def same_samples(first: Samples, second: Samples) -> bool:
+    """Whether two records have the same bits."""
     return all(torch.equal(a, b) for a, b in zip(first.tensors, second.tensors, strict=True))
 
 
@@ -35,6 +36,7 @@ def _global_state() -> list[bytes]:
 
 @contextmanager
 def global_randomness_unchanged(who: str) -> Iterator[None]:
+    """Fail if `who` touches the random state of torch, numpy or random inside."""
     before = _global_state()
     yield
     for library, a, b in zip(("torch", "numpy", "random"), before, _global_state(), strict=True):

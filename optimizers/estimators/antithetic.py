@@ -57,9 +57,7 @@ class Antithetic:
         """A row for each pair of probes that worked, (J, d); None if there is none."""
         space, count = env.space, self.num_directions
         delta = torch.randn((count, space.dimension), generator=random, dtype=torch.float64)
-        ahead, behind = (
-            space.project(space.denormalize(center + sign * self.sigma * delta)) for sign in (1.0, -1.0)
-        )
+        ahead, behind = (space.project(space.denormalize(center + sign * self.sigma * delta)) for sign in (1.0, -1.0))
         outcomes = env.probe(torch.cat([ahead, behind]))
         pairs = list(zip(outcomes[:count], outcomes[count:], strict=True))
         kept = torch.tensor([plus.ok and minus.ok for plus, minus in pairs])

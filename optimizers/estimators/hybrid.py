@@ -30,9 +30,9 @@ class Hybrid:
         Gaussian     dL/dbeta ~ sum_i D mean_j s_ij delta_ij / |delta_ij|
         coordinate   dL/dbeta_c ~ N mean_{ij: delta_ij along c} s_ij
 
-    The paper leaves out the factor D, which its RMSprop cancels; here it stays, because with it the estimate is unbiased
-    to first order, as it must be to stand beside pathwise derivatives. Where a bound cuts a difference, the displacement
-    that took place replaces 2 delta.
+    The paper leaves out the factor D, which its RMSprop cancels. Here it stays, because with it the estimate is
+    unbiased to first order, as it must be to stand beside pathwise derivatives. Where a bound cuts a difference, the
+    displacement that took place replaces 2 delta.
 
     Attributes:
         directions: "gaussian", N(0, sigma^2 I) as in the paper; or "coordinate", sigma along single components, dealt
@@ -77,9 +77,7 @@ class Hybrid:
         if env.last is None or not env.last.outcome.ok:
             return None
         steps = env.problem.unroll_steps
-        gradient = env.last.sample_gradient(
-            last_steps=min(self.last_steps or steps, steps), curvature=self.curvature
-        )
+        gradient = env.last.sample_gradient(last_steps=min(self.last_steps or steps, steps), curvature=self.curvature)
         norms = gradient.norms
         if not norms.isfinite().all():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
