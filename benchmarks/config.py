@@ -26,8 +26,8 @@ from hgenv.accounting import Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
-from hgenv.problem import RenderError
 from hgenv.probing import WorkerError
+from hgenv.problem import RenderError
 from optimizers import Optimizer
 
 from . import defaults, records

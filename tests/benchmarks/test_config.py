@@ -246,7 +246,7 @@ def test_an_optimizer_can_start_at_what_a_run_recommends(tmp_path, monkeypatch):
 
 # --- Others' parts, and Hydra's own ways -----------------------------------------------------------------------------
 
-MINE = '''
+MINE = """
 import gymnasium
 import torch
 
@@ -291,7 +291,7 @@ class Walk(Optimizer):
 
 
 gymnasium.register("Discs-v0", entry_point="mine:DiscsEnv")
-'''
+"""
 FILES = {
     "conf/env/mine.yaml": """
         id: mine:Discs-v0

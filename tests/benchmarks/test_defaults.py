@@ -58,7 +58,9 @@ class Loose(Base):
 
 
 class Anything:
-    def __init__(self, speed: float = 1.0, *, light: dict[str, list[float]] | None = None, part: Any = None, **rest: Any):
+    def __init__(
+        self, speed: float = 1.0, *, light: dict[str, list[float]] | None = None, part: Any = None, **rest: Any
+    ):
         self.speed, self.light, self.part, self.rest = speed, light, part, rest
 
 
