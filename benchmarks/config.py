@@ -151,15 +151,13 @@ def settings(config: DictConfig) -> Settings:
         SettingError: A value makes no sense, or there is no such setting; the message names it.
         BudgetError: There is no such budget.
     """
-    given: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    parts = {name: given[name] for name in PARTS}
-    env = _with_parts(given["env"], parts)
+    given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
     optimizer = {**given["optimizer"]}
     if "initial" in optimizer:
         optimizer["initial"] = _initial(optimizer["initial"])
     if isinstance(given["study"], int | float):
         given["study"] = str(given["study"])  # study=2024
-    identity = complete({name: given[name] for name in IDENTITY} | {"env": env, "optimizer": optimizer})
+    identity = complete({name: given[name] for name in IDENTITY} | {"optimizer": optimizer})
     where = {name: given[name] for name in WHERE}
     if where["prober"] is not None:
         where["prober"] = _object(where["prober"], "prober")
@@ -168,20 +166,26 @@ def settings(config: DictConfig) -> Settings:
     return found
 
 
-def _with_parts(node: Any, parts: Mapping[str, Any]) -> Any:
-    """`env`, where a setting of a part was changed through it.
+def _with_parts(config: DictConfig) -> DictConfig:
+    """The config, where settings of a part that were changed through `env` are changed in the part itself.
 
-    `env.network.units=relu` takes the place of the interpolation `network: ${network}`, and what it stood for is lost.
-    A `network` without `_target_` thus stands for a change of the group's choice.
+    `env.network.units=relu` takes the place of the interpolation `network: ${network}`; what that stood for is lost. So
+    a `network` without `_target_` in `env` stands for a change of the group's choice, wherever else that is used.
     """
-    if not isinstance(node, Mapping):
-        return node
-    found = {}
-    for key, value in node.items():
-        if key in parts and isinstance(value, Mapping) and TARGET not in value:
-            value = OmegaConf.to_container(OmegaConf.merge(parts[key], value))
-        found[key] = _with_parts(value, parts)
-    return found
+    raw: Any = OmegaConf.to_container(config)
+
+    def put_back(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if not isinstance(value, dict):
+                continue
+            if key in PARTS and TARGET not in value:
+                raw[key] = OmegaConf.to_container(OmegaConf.merge(raw[key], value))
+                node[key] = f"${{{key}}}"
+            else:
+                put_back(value)
+
+    put_back(raw["env"])
+    return OmegaConf.create(raw)
 
 
 def _initial(initial: Any) -> Any:
@@ -352,7 +356,10 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """
     env, where = record["env"], record.get("where", {})
     taken, _ = defaults.parameters(_entry_point(env["id"])[0])
-    code = {name: value for name, value in where.items() if name in ("device", "prober") and name in taken}
+    # "auto" and None leave the choice to the environment.
+    code = {
+        key: where.get(key) for key in ("device", "prober") if key in taken and where.get(key) not in (None, "auto")
+    }
     kwargs = _without(env, "id", "label") | code
     try:
         arguments = instantiate(kwargs, _convert_="all")

@@ -137,11 +137,12 @@ def test_keys_that_no_file_names_need_no_plus_sign():
 def test_a_setting_of_a_part_through_another_keeps_the_choice_of_the_part():
     env = compose([
         "network=large", "env.network.units=relu", "renderer=mesh", "env.generator.renderer.shadows=false",
+        "env.network.size=96",
     ]).identity["env"]  # fmt: skip
-    assert (env["network"]["preset"], env["network"]["units"], env["network"]["size"]) == ("large", "relu", 128)
+    assert (env["network"]["preset"], env["network"]["units"], env["network"]["size"]) == ("large", "relu", 96)
     renderer = env["generator"]["renderer"]
     assert (renderer["_target_"], renderer["shadows"], renderer["size"]) == (
-        "hgenv.rendering.csg.MeshRenderer", False, 128,
+        "hgenv.rendering.csg.MeshRenderer", False, 96,
     )  # fmt: skip
 
 
