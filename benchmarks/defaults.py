@@ -170,7 +170,7 @@ def _hints(target: Target) -> dict[str, Any]:
     """Annotations by parameter, resolved; none where they cannot be."""
     kind: Any = _unwrapped(target)
     try:
-        return typing.get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+        return typing.get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
     except Exception:  # an annotation may name what is imported for type checkers alone
         return {}
 
