@@ -24,7 +24,7 @@ from hgenv.problem import RenderError
 from hgenv.tasks import Picture
 
 from .. import pictures, records
-from ..run import RunError, make_environment
+from ..config import RunError, make_environment
 from ..studies import DATA, Run
 from .style import styles
 from .tables import by_optimizer, together
@@ -97,7 +97,7 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
             shown = [curve.get_ydata()[100:] for curve in axis.get_lines()]
             low, high = min(map(np.min, shown)), max(map(np.max, shown))
             axis.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, max(curve.get_xdata()[-1] for curve in axis.get_lines()) * 1.01 or 1)
             axis.grid(alpha=0.3, lw=0.5)
             axis.tick_params(labelsize=8)
             if row == 0:
