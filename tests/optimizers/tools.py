@@ -9,8 +9,11 @@ import gymnasium
 import torch
 from torch import Tensor
 
-import hgenv  # noqa: F401 - registers the environments
-from hgenv import DataGenEnv, Outcome, RenderError, Samples
+import hgenv
+from hgenv import DataGenEnv, DecisionSpace, DenseSamples, Outcome, RenderError, Samples, block
+from hgenv.generators.random import normals, uniforms
+from hgenv.learning.quadratic import QuadraticLearner
+from hgenv.tasks.quadratic import point_data
 from optimizers import Estimator, Proposal
 
 
@@ -81,3 +84,37 @@ class Given:
     def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
         self.asked.append(env.update)
         return self.rows
+
+
+class MixtureGenerator:
+    """Points that are one of three corners in the mean: a simplex block, and their spread."""
+
+    pathwise: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.space = DecisionSpace([
+            block("corner", 3, 0.0, 1.0, (0.2, 0.2, 0.6), "1", "how much of each corner", simplex=True, floor=0.02),
+            block("spread", 1, 0.0, 1.0, 0.3, "1", "standard deviation around the mean"),
+        ])  # fmt: skip
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
+        parts = self.space.split(betas)
+        points = parts["corner"] + parts["spread"] * normals(uniforms(seeds, 3))
+        return DenseSamples(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))
+
+
+def mixture() -> DataGenEnv:
+    """The quadratic problem with a simplex block: to find a point between the corners."""
+    data = point_data((0.7, 0.2, 0.1), "mixture")
+    env = DataGenEnv(
+        MixtureGenerator(),
+        QuadraticLearner(),
+        data,
+        data,
+        rule=hgenv.SGD(0.1),
+        unroll_steps=4,
+        batch_size=8,
+        device="cpu",
+    )
+    env.reset(seed=3)
+    return env
