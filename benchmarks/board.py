@@ -17,7 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from hgenv.env import DataGenEnv
-from hgenv.rendering import RenderError
+from hgenv.problem import RenderError
 
 from . import pictures
 from .records import Row
@@ -31,7 +31,7 @@ class Board:
 
     Args:
         folder: Where the logs go.
-        env: What pictures are made from; one whose samples are no images has none.
+        env: What pictures are made from; one whose task draws none has none.
         picture_updates: Updates between two sets of pictures.
         first: Update that is written first. What an interrupted run left at or after it is void.
     """
@@ -86,28 +86,27 @@ class Board:
         env, update = self.env, row["update"]
         self.drawn = update
         when: dict[str, Any] = {"global_step": update, "walltime": row["spent"]["total_seconds"]}
-        if not pictures.has_pictures(env.validation.batch):
+        drawn = [
+            pictures.arrange(p) for p in (pictures.validation_images(env), pictures.error_maps(env)) if p is not None
+        ]
+        if not drawn:
             return
-        if pictures.has_error_maps(env):
-            rows = np.concatenate([pictures.validation_images(env), pictures.error_maps(env)])
-            self.samples.add_image("validation/photo_truth_prediction_error", rows, dataformats="HWC", **when)
+        self.samples.add_image("validation", np.concatenate(drawn), dataformats="HWC", **when)
         beta = env.space.check(row["beta"])
         # A beta at which something cannot be rendered has no picture of it; that is no reason to end a run.
         with suppress(RenderError):
-            gallery = pictures.gallery(pictures.samples(env, beta, GALLERY))
-            self.samples.add_image("samples", gallery, dataformats="HWC", **when)
-            if hasattr(env.generator, "scene"):
-                self._mesh(env.generator, beta, when)
+            gallery = pictures.gallery(env, beta, GALLERY)
+            if gallery is not None:
+                self.samples.add_image("samples", pictures.arrange(gallery), dataformats="HWC", **when)
+            if hasattr(env.generator, "mesh"):
+                self._mesh(env.generator.mesh(beta, 0), when)
 
-    def _mesh(self, generator: Any, beta: torch.Tensor, when: dict[str, Any]) -> None:
-        from hgenv.rendering.mesh import object_mesh  # late: only shapes need its libraries
-
-        mesh = object_mesh(generator.scene(beta[None], torch.zeros(1, dtype=torch.int64)), 0, segments=32)
+    def _mesh(self, mesh: Any, when: dict[str, Any]) -> None:
         corners = mesh.triangles.reshape(1, -1, 3)  # corners of their own, so that facets keep their colour
         colours = ((mesh.face_normals.repeat(3, axis=0) + 1) * 127.5).astype("uint8")[None]
         self.samples.add_mesh(
             "sample",
-            torch.from_numpy(corners.copy()),
+            torch.tensor(corners),
             colors=torch.from_numpy(colours),
             faces=torch.arange(corners.shape[1]).reshape(1, -1, 3),
             **when,

@@ -1,116 +1,105 @@
-"""Pictures of samples and of predictions, as (H, W, 3) uint8 arrays."""
+"""Pictures of samples and of predictions: which ones, and how they become one image. What they show is the task's."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
-import matplotlib.image
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from hgenv.batch import Batch
-from hgenv.datasets.photos import Photos
 from hgenv.env import DataGenEnv
-from hgenv.learning.metrics import angles
+from hgenv.samples import Samples
+from hgenv.tasks import Picture
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
-# What gets the last colour of an error map.
-WORST_DEGREES = 60.0
-WORST_RELATIVE = 0.1
-MOST = 10  # validation images in a picture of errors
-
-
-def has_pictures(batch: Batch) -> bool:
-    """Whether samples are images with normals (three channels) or depth (one)."""
-    return batch.image.dim() == 4 and batch.target.dim() == 4 and batch.target.shape[1] in (1, 3)
+MOST = 10  # validation samples in a picture
+LAYOUT = "hgenv"  # name of the text in a PNG that says where its rows and columns are
 
 
-def has_error_maps(env: DataGenEnv) -> bool:
-    """Whether there are pictures of predictions on the validation data."""
-    return has_pictures(env.validation.batch) and hasattr(env.learner, "predict")
+def samples(env: DataGenEnv, beta: Tensor, count: int, size: int | None = None) -> Samples:
+    """`count` samples at `beta`, for the same sample seeds whoever asks.
+
+    Args:
+        env: What makes them.
+        beta: (d,) a valid vector.
+        count: How many.
+        size: Edge in pixels, where the generator can make them of any size; by default as the network sees them.
+
+    Raises:
+        RenderError: One of them cannot be made.
+    """
+    generator = env.generator
+    if size is not None and hasattr(generator, "resized"):
+        generator = generator.resized(size)
+    return generator(beta.expand(count, -1), torch.arange(count, device=env.device))
 
 
-def samples(env: DataGenEnv, beta: Tensor, count: int) -> Batch:
-    """`count` samples at `beta`, for the same sample seeds whoever asks."""
-    return env.generator(beta.expand(count, -1), torch.arange(count, device=env.device))
+def gallery(env: DataGenEnv, beta: Tensor, count: int, size: int | None = None) -> Picture | None:
+    """Samples at `beta`, see `samples`; None where there is nothing to look at."""
+    return env.task.picture(samples(env, beta, count, size))
 
 
-def gallery(batch: Batch) -> Picture:
-    """Two rows: images, and their normals or depth."""
-    return _upscaled(_grid([_colours(batch.image), _targets(batch.target, batch)]))
+def validation_images(env: DataGenEnv) -> Picture | None:
+    """Validation samples and their truth; None where there is nothing to look at."""
+    return env.task.picture(_shown(env))
 
 
-def validation_images(env: DataGenEnv) -> Picture:
-    """Two rows: validation images, and their true normals or depth."""
-    return gallery(_shown(env))
-
-
-def error_maps(env: DataGenEnv) -> Picture:
-    """Two rows below `validation_images` (figure 5): prediction, and its error (an angle, or relative)."""
-    learner: Any = env.learner
-    truth = _shown(env)
+def error_maps(env: DataGenEnv) -> Picture | None:
+    """What the present weights say about the samples in `validation_images`, and how wrong that is."""
+    shown = _shown(env)
     with torch.no_grad():
-        prediction = learner.predict(env.state.weights, truth.image)
-    if truth.target.shape[1] == 3:
-        errors = angles(prediction, truth.target, dim=1).rad2deg() / WORST_DEGREES
-    else:
-        errors = ((prediction - truth.target).abs() / truth.target.clamp(min=1e-6))[:, 0] / WORST_RELATIVE
-    colours = matplotlib.colormaps["magma"](errors.cpu().numpy())[..., :3] * _mask(truth.mask)
-    return _upscaled(_grid([_targets(prediction, truth), colours]))
+        return env.task.picture(shown, env.learner.output(env.state.weights, shown))
 
 
-def save(picture: Picture, path: Path) -> None:
-    """Write a picture to a PNG file."""
-    matplotlib.image.imsave(path, picture)
-
-
-def load(path: Path) -> Picture:
-    """Read it again."""
-    levels = matplotlib.image.imread(path)[..., :3]
-    return np.round(255 * levels).astype(np.uint8)
-
-
-def _shown(env: DataGenEnv) -> Batch:
-    """The validation images that a picture has room for."""
-    batch = env.validation.batch
-    if isinstance(env.validation, Photos):
-        batch = batch[: len(env.validation)]  # without further views of them
-    if len(batch) > MOST:
-        batch = batch[torch.linspace(0, len(batch) - 1, MOST).long()]
-    return batch
-
-
-def _colours(images: Tensor) -> NDArray[np.floating]:
-    """Images of one channel in grey, of three in colour."""
-    return images.clamp(0, 1).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()
-
-
-def _targets(targets: Tensor, truth: Batch) -> NDArray[np.floating]:
-    """Normals as colours; depth from bright, near, to dark, far, over the range of each true one."""
-    mask = _mask(truth.mask)
-    if targets.shape[1] == 3:
-        return (targets.permute(0, 2, 3, 1).cpu().numpy() + 1) / 2 * mask
-    inside = truth.mask > 0
-    near = torch.where(inside, truth.target, torch.inf).amin((1, 2, 3), keepdim=True)
-    far = torch.where(inside, truth.target, -torch.inf).amax((1, 2, 3), keepdim=True)
-    level = ((far - targets) / (far - near).clamp(min=1e-6))[:, 0].clamp(0, 1).nan_to_num(0)
-    return matplotlib.colormaps["viridis"](level.cpu().numpy())[..., :3] * mask
-
-
-def _mask(mask: Tensor) -> NDArray[np.floating]:
-    return mask.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _grid(rows: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+def arrange(picture: Picture, tile: int | None = None) -> Pixels:
+    """The rows of a picture as one image, (rows x H, columns x W, 3); `tile` is another height for its parts."""
+    rows = picture.rows if tile is None else [np.stack([resized(part, tile) for part in row]) for row in picture.rows]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
-def _upscaled(picture: NDArray[np.floating]) -> Picture:
-    """As bytes, narrow pictures at twice their size."""
-    levels = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-    times = 2 if picture.shape[1] < 1000 else 1
-    return levels.repeat(times, axis=0).repeat(times, axis=1)
+def resized(image: Pixels, height: int) -> Pixels:
+    """An image (H, W, 3) at another height, smooth whichever way."""
+    if image.shape[0] == height:
+        return image
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    way = Image.Resampling.LANCZOS if height < image.shape[0] else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((width, height), way))
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a picture to a PNG file, pixel by pixel, with what is needed to take it apart again."""
+    layout = {"rows": len(picture.rows), "columns": len(picture.rows[0])}
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(LAYOUT, json.dumps(layout | {"titles": picture.titles, "note": picture.note}))
+    Image.fromarray(arrange(picture)).save(path, "png", pnginfo=text, optimize=True)
+
+
+def load(path: Path) -> Picture:
+    """Read it again.
+
+    Raises:
+        ValueError: The file is no picture that `save` wrote.
+    """
+    try:
+        with Image.open(path) as file:
+            layout = json.loads(getattr(file, "text", {})[LAYOUT])
+            pixels = np.asarray(file.convert("RGB"))
+        rows, columns = layout["rows"], layout["columns"]
+        height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+        grid = pixels.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
+        return Picture(tuple(grid), tuple(layout["titles"]), layout["note"])
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no picture that benchmarks.pictures wrote ({error!r})") from None
+
+
+def _shown(env: DataGenEnv) -> Samples:
+    """The validation samples that a picture has room for."""
+    found = env.validation.samples
+    if len(found) > MOST:
+        found = found[torch.linspace(0, len(found) - 1, MOST).long()]
+    return found

@@ -2,7 +2,7 @@
 
 | file | content |
 | --- | --- |
-| config.yaml | everything that decides the run; written first |
+| config.yaml | the schema's number, everything that decides the run, and `where` it runs; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
 | rows.jsonl.gz | the same, where a run is kept as a result |
 | checkpoint.pt | all that the next update depends on |
@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
 VALIDATION, ERRORS, PACKED = "validation.png", "errors.png", "rows.jsonl.gz"
+
+# What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
+# ones, because those that a record does not know have their defaults.
+SCHEMA = 2
 
 Row = dict[str, Any]
 
@@ -41,7 +47,7 @@ class Record:
 
     Attributes:
         folder: Where it is.
-        config: What decided it.
+        config: What decided it (`env`, `optimizer`, `budget`, `study`, `seed`), its `schema`, and `where` it began.
         rows: One per update, in order; the first is update 0.
         done: How it ended; None if it has not.
     """
@@ -79,6 +85,11 @@ class Record:
         return int(self.config["seed"])
 
     @property
+    def metrics(self) -> list[dict[str, str]]:
+        """`name`, `title`, `unit` and `direction` of the task's metrics, the primary one first."""
+        return list(self.rows[0]["metrics"])
+
+    @property
     def share(self) -> float:
         """Share of the budget that the counted updates have spent."""
         budget = self.config["budget"]
@@ -86,7 +97,7 @@ class Record:
 
 
 def environment_label(config: Mapping[str, Any]) -> str:
-    """Name of the environment's folder: its label, its data, and which photos of these the network sees."""
+    """Name of the environment's folder: its label, its data, and what of these is the input, where it has a choice."""
     env = config["env"]
     parts = [env["label"]]
     if "data" in env:
@@ -96,9 +107,24 @@ def environment_label(config: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
-def headline(metrics: Mapping[str, float]) -> str:
-    """The metric to show where there is room for one."""
-    return "mean_degrees" if "mean_degrees" in metrics else next(iter(metrics))
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write what `read_config` reads."""
+    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep others out of a run's folder that has a config, for as long as this process lives and is inside.
+
+    Raises:
+        RecordError: Another process is.
+    """
+    with (folder / CONFIG).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordError(f"{folder}: another process is at work on this run; wait for it, or stop it") from None
+        yield
 
 
 def write(path: Path, text: str) -> None:
@@ -109,20 +135,26 @@ def write(path: Path, text: str) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder`.
+    """What decided the run in `folder`, its `schema`, and `where` it began.
 
     Raises:
-        RecordError: There is none, or it is damaged.
+        RecordError: There is no run, its record is damaged, or of another schema.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise RecordError(f"{path}: there is no such file, so this is no run's folder")
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(path.read_text()))
-        environment_label(config), config["optimizer"]["label"], config["seed"]
+        environment_label(config), config["optimizer"]["label"], config["seed"], config["study"]
         config["budget"]["unit"], config["budget"]["amount"]
     except Exception as error:  # the parsers of YAML have no common type
         raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
+    schema = config.get("schema", 1)
+    if schema != SCHEMA:
+        raise RecordError(
+            f"{path}: is of schema {schema}, and this version of hgenv reads schema {SCHEMA}; use the version that "
+            "made the run, another study (study=<name>), or delete the run's folder"
+        )
     return dict(config)
 
 
@@ -218,15 +250,3 @@ def _row_bytes(folder: Path) -> tuple[Path, bytes]:
 def find(folder: Path) -> list[Path]:
     """Folders of all runs in or below `folder`, sorted."""
     return sorted(path.parent for path in folder.rglob(CONFIG))
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, as `key: value here, value there`."""
-    found = []
-    for key in dict.fromkeys([*one, *other]):
-        a, b = one.get(key, "(none)"), other.get(key, "(none)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a}, {b}")
-    return found

@@ -112,7 +112,7 @@ def close_openings(model: MorphableModel, eyes: list[NDArray[np.int64]]) -> Morp
         model: Before it is cut.
         eyes: For each eye, vertices around it.
     """
-    loops = sorted(_loops(model.triangles), key=len)[:-1]
+    loops = sorted(border_loops(model.triangles), key=len)[:-1]
     parts = {name: [getattr(model, name)] for name in ("mean", "identity", "expression", "albedo", "texture")}
     triangles = [model.triangles]
     count = len(model.mean)
@@ -142,7 +142,7 @@ def close_openings(model: MorphableModel, eyes: list[NDArray[np.int64]]) -> Morp
     return replace(model, triangles=np.concatenate(triangles), **joined)
 
 
-def _loops(triangles: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def border_loops(triangles: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Vertices along each border, in the order in which triangles that close it have to go through them."""
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     there = {(int(a), int(b)) for a, b in edges}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from ..samples import DenseSamples
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
 from .random import uniforms
+
+if TYPE_CHECKING:
+    import trimesh
 
 COMPONENTS = 3
 MODES = LEAST  # of identity, expression and texture each
@@ -60,6 +65,12 @@ class FaceGenerator:
         pathwise: Means and spreads of texture: given what a pixel sees, its colour is a formula.
         model: The morphable model.
         renderer: Any `SurfaceRenderer` of the model's triangles.
+
+    Args:
+        model: The attribute.
+        size: Pixels along an edge, for the default renderer.
+        shadows: Whether faces shade themselves, for the default renderer.
+        renderer: The attribute; by default a `ZBuffer`.
     """
 
     pathwise: tuple[str, ...] = ("texture_mean", "texture_spread")
@@ -94,6 +105,28 @@ class FaceGenerator:
         light = drawn["light"].to(colour.dtype)
         image = shade_skin(colour, seen.normal, light, seen.lit, seen.mask)
         return depth_samples(image, seen, self.renderer.size)
+
+    def resized(self, size: int) -> Self:
+        """The same generator with images of another size in pixels, of the same faces."""
+        other = copy.copy(self)
+        other.renderer = self.renderer.resized(size)
+        return other
+
+    def mesh(self, beta: Tensor, seed: int) -> trimesh.Trimesh:
+        """The face of one sample, turned as it is seen, which writes itself to a file: `mesh.export("face.glb")`.
+
+        Args:
+            beta: (d,).
+            seed: The sample's.
+
+        Returns:
+            The mesh in view coordinates.
+        """
+        import trimesh  # late: it takes a moment
+
+        drawn = self.draw(beta[None], torch.tensor([seed]))
+        vertices = fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))
+        return trimesh.Trimesh(vertices[0].numpy(), self.model.triangles, process=False)
 
     def draw(self, betas: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """What is random about B faces: coefficients of `shape` and `texture`, `rotation` (B, 3, 3), `light` (B, 3)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from ..rendering.csg.scene import Frame, Renderer, Scene
 from ..samples import DenseSamples
 from . import grammar
 from .random import normals, uniforms
+
+if TYPE_CHECKING:
+    import trimesh
 
 T = TypeVar("T", Scene, Frame)
 
@@ -51,7 +56,16 @@ class ShapeGenerator:
         renderer: Any `Renderer`.
         depth: Levels of the grammar's tree; 2**depth primitives at most.
         lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
-            values, or those in `light`.
+            values.
+
+    Args:
+        renderer: The attribute; by default an `AnalyticRenderer` of 64 pixels.
+        depth: The attribute.
+        lit: The attribute.
+        light: Initial values of the render block, by name, in place of its own: one number, or one a component.
+
+    Raises:
+        ValueError: A depth, a name or a value in `light` that is out of range.
     """
 
     def __init__(
@@ -60,18 +74,11 @@ class ShapeGenerator:
         *,
         depth: int = 3,
         lit: bool = False,
-        light: dict[str, tuple[float, ...]] | None = None,
+        light: Mapping[str, float | Sequence[float]] | None = None,
     ) -> None:
         if not 0 <= depth <= 5:
             raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
-        blocks = render_blocks()
-        unknown = set(light or {}) - {b.name for b in blocks}
-        if unknown:
-            raise ValueError(f"light has no {', '.join(sorted(unknown))}; it knows {', '.join(b.name for b in blocks)}")
-        if light:
-            blocks = [
-                block(b.name, b.size, b.low, b.high, light.get(b.name, b.initial), b.unit, b.meaning) for b in blocks
-            ]
+        blocks = _with_initial(render_blocks(), light or {})
         self.renderer = renderer if renderer is not None else AnalyticRenderer()
         self.depth = depth
         self.lit = lit
@@ -95,6 +102,30 @@ class ShapeGenerator:
     def scene(self, betas: Tensor, seeds: Tensor) -> Scene:
         """The scenes that `frame` shows, for meshes of them."""
         return self._render(betas, seeds)[0]
+
+    def resized(self, size: int) -> Self:
+        """The same generator with images of another size in pixels, of the same objects."""
+        other = copy.copy(self)
+        other.renderer = self.renderer.resized(size)
+        return other
+
+    def mesh(self, beta: Tensor, seed: int, *, segments: int = 128) -> trimesh.Trimesh:
+        """The object of one sample as a watertight mesh, which writes itself to a file: `mesh.export("shape.glb")`.
+
+        Args:
+            beta: (d,).
+            seed: The sample's.
+            segments: Edges around a circle of a tessellated sphere or cone.
+
+        Returns:
+            The mesh in view coordinates.
+
+        Raises:
+            RenderError: The object cannot be rendered.
+        """
+        from ..rendering.csg.mesh import object_mesh  # late: its libraries take a moment
+
+        return object_mesh(self.scene(beta[None], torch.tensor([seed])), 0, segments)
 
     def _render(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, Frame]:
         scene, shape = self._sample(betas, seeds)
@@ -124,6 +155,23 @@ class ShapeGenerator:
             shape = grammar.shapes(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
         look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
+
+
+def _with_initial(blocks: list[Block], values: Mapping[str, float | Sequence[float]]) -> list[Block]:
+    """The blocks with some of their initial values replaced."""
+    unknown = set(values) - {b.name for b in blocks}
+    if unknown:
+        raise ValueError(
+            f"light has no {', '.join(sorted(map(str, unknown)))}; it knows {', '.join(b.name for b in blocks)}"
+        )
+    changed = []
+    for b in blocks:
+        value = values.get(b.name, b.initial)
+        numbers = [value] * b.size if isinstance(value, int | float) else list(value)
+        if len(numbers) != b.size:
+            raise ValueError(f"light's {b.name} takes {b.size} numbers, not {len(numbers)}: {numbers}")
+        changed.append(replace(b, initial=tuple(float(v) for v in numbers)))
+    return changed
 
 
 def _geometry(shape: grammar.Shape) -> dict[str, Tensor]:

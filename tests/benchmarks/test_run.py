@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -11,18 +10,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import compare, pictures, records, report
+from benchmarks import records
+from benchmarks.config import RunError, compose
+from benchmarks.defaults import SettingError
 from benchmarks.records import RecordError
-from benchmarks.run import RunError, compose, run, run_folder
+from benchmarks.run import run
 from hgenv import BudgetError
 
+from .tools import REPOSITORY, quadratic
+
 CLOCKS = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
-
-
-def quadratic(root: Path, *overrides: str, updates: int = 12):
-    return compose(
-        [f"root={root}", "env=quadratic", "optimizer=fixed", f"budget={{amount: {updates}, unit: updates}}", *overrides]
-    )
 
 
 def without_clocks(folder: Path):
@@ -93,7 +90,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
         f"root={tmp_path / 'killed'}", "env=quadratic", f"optimizer={optimizer}", "checkpoint_seconds=0.1",
         "budget={amount: 300, unit: updates}",
     ]  # fmt: skip
-    folder = run_folder(compose(overrides))
+    folder = compose(overrides).folder
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.run", *overrides], stdout=subprocess.DEVNULL)
     try:
         rows = folder / "rows.jsonl"
@@ -119,8 +116,8 @@ def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
 
 
 def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
-    config = quadratic(tmp_path / "broken", "optimizer=basic_random_search", updates=150)
-    rows = run_folder(config) / "rows.jsonl"
+    settings = quadratic(tmp_path / "broken", "optimizer=basic_random_search", updates=150)
+    rows = settings.folder / "rows.jsonl"
 
     def interrupt():
         while not (rows.is_file() and rows.read_bytes().count(b"\n") > 5):
@@ -130,12 +127,12 @@ def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(RunError, match="the same command resumes it"):
-        run(config)
+        run(settings)
     thread.join()
     written = len(records.read(rows.parent).rows)
     assert written < 151
     assert torch.load(rows.parent / "checkpoint.pt", weights_only=False)["rows"] == written
-    folder = run(config)
+    folder = run(settings)
     unbroken = run(quadratic(tmp_path / "unbroken", "optimizer=basic_random_search", updates=150))
     assert without_clocks(folder) == without_clocks(unbroken)
 
@@ -143,8 +140,8 @@ def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
 def test_a_folder_of_another_configuration_is_left_alone(tmp_path):
     run(quadratic(tmp_path))
     before = tree(tmp_path)
-    with pytest.raises(RecordError, match=r"(?s)env.learning_rate: 0.1, 0.2.*study=<name>"):
-        run(quadratic(tmp_path, "env.learning_rate=0.2"))
+    with pytest.raises(RecordError, match=r"(?s)env.rule.learning_rate: 0.1, 0.2.*study=<name>"):
+        run(quadratic(tmp_path, "env.rule.learning_rate=0.2"))
     assert tree(tmp_path) == before
 
 
@@ -181,39 +178,39 @@ def test_a_damaged_end_is_named(tmp_path):
 def test_only_one_process_works_on_a_run(tmp_path):
     import fcntl
 
-    config = quadratic(tmp_path)
-    folder = run(config)
+    settings = quadratic(tmp_path)
+    folder = run(settings)
     (folder / "DONE.json").unlink()
     with (folder / "config.yaml").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(RecordError, match="another process"):
-            run(config)
+            run(settings)
 
 
 @pytest.mark.parametrize(("override", "error", "message"), [
     ("budget.amount=0", BudgetError, "positive"),
-    ("budget.amount=much", RunError, "must be a number"),
-    ("env.learning_rate=.inf", RunError, r"env.learning_rate must be a number \(infinity is written inf\), not '.inf'"),
-    ("optimizer.beta=perhaps", RunError, "beta must be initial, random, or"),
+    ("budget.amount=much", BudgetError, "must be a number"),
+    ("env.rule.learning_rate=.inf", SettingError,
+     r"env.rule.learning_rate must be a number \(infinity is written inf\), not '.inf'"),
+    ("optimizer.initial=perhaps", SettingError, "initial must be null, a list of numbers, random:<n>, or the folder"),
+    ("optimizer.initial=[0, 0]", RunError, "initial has 2 numbers, but beta has 4"),
     ("budget.unit=days", BudgetError, "choose one of cpu_seconds"),
-    ("seed=-1", RunError, "seed must be a whole number of at least 0, not -1"),
-    ("threads=0", RunError, "threads"),
-    ("study=a/b", RunError, "study"),
-    ("env.id=hgenv/Cubic-v0", RunError, "Cubic"),
+    ("seed=-1", SettingError, "seed must be a whole number of at least 0, not -1"),
+    ("threads=0", SettingError, "threads"),
+    ("study=a/b", SettingError, "study"),
+    ("env.id=hgenv/Cubic-v0", SettingError, "Cubic"),
+    ("env.id=nowhere:Cubic-v0", SettingError, "No module named 'nowhere'"),
     ("env.batch_size=0", RunError, "batch_size"),
-    ("+env.colour=red", RunError, "colour"),
-    ("optimizer.id=luck", RunError, "choose one of basic_random_search, credit_gradient"),
-    ("+optimizer.pairs=3", RunError, "pairs"),
+    ("env.colour=red", SettingError, "env hgenv/Quadratic-v0 has no setting 'colour'; it has rule, unroll_steps"),
+    ("optimizer._target_=optimizers.luck", SettingError, "cannot find 'optimizers.luck'.*it has.* basic_random_search"),
+    ("optimizer._target_=optimizers.SGD", RunError, "the optimizer fixed cannot be made"),
+    ("optimizer.pairs=3", SettingError, "optimizer Fixed has no setting 'pairs'; it has initial"),
+    ("prober.size=3", SettingError, "prober needs _target_"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, override, error, message):
     with pytest.raises(error, match=message):
         run(quadratic(tmp_path, override))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_text_is_neither_true_nor_false():
-    with pytest.raises(RunError, match=r"optimizer\.normalize must be true or false, not 'perhaps'"):
-        compose(["optimizer=basic_random_search", "optimizer.normalize=perhaps"])
 
 
 def test_missing_photos_are_named(tmp_path):
@@ -231,15 +228,15 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path):
 
 def test_three_failed_steps_end_a_run(tmp_path):
     # A learning rate beyond stability: the weights grow by (1 - eta)^4 an update until they are infinite.
-    config = quadratic(tmp_path, "env.learning_rate=1e80", updates=50)
+    settings = quadratic(tmp_path, "env.rule.learning_rate=1e80", updates=50)
     with pytest.raises(RunError, match=r"the last 3 steps failed.*DIVERGED"):
-        run(config)
-    record = records.read(run_folder(config))
+        run(settings)
+    record = records.read(settings.folder)
     assert record.done["status"] == "failed"
     assert [row["status"] for row in record.rows[-3:]] == ["DIVERGED"] * 3
     assert record.rows[-1]["loss"] is None
     with pytest.raises(RunError, match="the last 3 steps failed"):
-        run(config)
+        run(settings)
 
 
 def test_the_end_of_the_episode_ends_a_run(tmp_path):
@@ -249,92 +246,12 @@ def test_the_end_of_the_episode_ends_a_run(tmp_path):
     assert len(record.rows) == 6
 
 
-def test_curves_in_tensorboard_stand_at_the_accounted_time(tmp_path):
-    folder = run(quadratic(tmp_path, "optimizer=hybrid_gradient"))
-    rows = records.read(folder).rows
-    for name, clock in (("cpu", "cpu_seconds"), ("total", "total_seconds")):
-        events = EventAccumulator(str(folder / "tb" / name)).Reload()
-        assert {"loss", "validation/distance", "test/distance"} == set(events.Tags()["scalars"])
-        for tag, values in (
-            ("loss", [row["loss"] for row in rows]),
-            ("test/distance", [row["test"]["distance"] for row in rows]),
-        ):
-            scalars = events.Scalars(tag)
-            assert [s.step for s in scalars] == [row["update"] for row in rows]
-            assert [s.wall_time for s in scalars] == pytest.approx([row["spent"][clock] for row in rows])
-            assert [s.value for s in scalars] == pytest.approx(values, rel=1e-6)
-    assert not (folder / "tb" / "gpu").exists()
-    samples = EventAccumulator(str(folder / "tb" / "samples")).Reload()
-    for i, tag in enumerate(["beta/position/0", "beta/position/1", "beta/position/2", "beta/spread"]):
-        assert [s.value for s in samples.Scalars(tag)] == pytest.approx([row["beta"][i] for row in rows], rel=1e-6)
-
-
-def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
-    config = compose([
-        f"root={tmp_path}", "optimizer=fixed", "network.size=32", "env.batch_size=2", "env.unroll_steps=1",
-        "budget={amount: 1, unit: updates}",
-    ])  # fmt: skip
-    folder = run(config)
-    assert folder.parent.parent.name == "shapes-standin"
-    record = records.read(folder)
-    assert record.rows[0]["data"] == {"validation": "stand-in validation", "test": "stand-in test"}
-    assert "mean_degrees" in record.rows[-1]["test"]
-    tags = EventAccumulator(str(folder / "tb" / "samples")).Reload().Tags()
-    assert set(tags["images"]) == {"samples", "validation/photo_truth_prediction_error"}
-    assert any(tag.startswith("sample_VERTEX") for tag in tags["tensors"])
-    # Image and truth, prediction and error of ten photos, 32 px at twice their size.
-    for name in (records.VALIDATION, records.ERRORS):
-        assert pictures.load(folder / name).shape == (2 * 2 * 32, 2 * 10 * 32, 3)
-
-
-def test_faces_run_like_shapes_and_show_their_depth(tmp_path):
-    overrides = [f"root={tmp_path}", "env=faces", "optimizer=credit_gradient", "optimizer.every=1", "network.size=32"]
-    folder = run(compose([*overrides, "env.batch_size=4", "budget={amount: 3, unit: updates}"]))
-    assert folder.parent.parent.name == "faces-standin"
-    record = records.read(folder)
-    assert record.rows[-1]["beta"] != record.rows[0]["beta"]
-    assert records.headline(record.rows[-1]["test"]) == "abs_rel"
-    assert (folder / records.ERRORS).is_file()
-    assert report.main([str(tmp_path)]) == 0
-    figures = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert figures == {f"faces-standin-{name}.png" for name in ("curves", "gallery", "errors")}
-
-
-def test_comma_lists_stand_for_every_combination():
-    combinations = compare.expand(["env=quadratic", "optimizer=fixed,evolution", "seed=0,1"])
-    assert combinations == [
-        ["env=quadratic", f"optimizer={name}", f"seed={seed}"] for name in ("fixed", "evolution") for seed in (0, 1)
-    ]
-
-
-def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
-    arguments = [
-        f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0,1",
-        "budget={amount: 5, unit: updates}", "workers=2",
-    ]  # fmt: skip
-    broken = tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
-    run(quadratic(tmp_path, updates=5))
-    (broken / "DONE.json").unlink()
-    (broken / "checkpoint.pt").write_bytes(b"")
-    assert compare.main(arguments) == 1
-    assert f"{broken} failed" in capsys.readouterr().err
-    for other in ("fixed/seed=1", "basic_random_search/seed=0", "basic_random_search/seed=1"):
-        assert (tmp_path / "default" / "quadratic" / other / "DONE.json").is_file()
-
-    (broken / "checkpoint.pt").unlink()
-    (broken / "rows.jsonl").unlink()
-    assert compare.main(arguments) == 0
-    out = capsys.readouterr().out
-    assert out.count("nothing to do") == 3
-    assert "basic_random_search" in (tmp_path / "default" / "report.md").read_text()
-
-
 def test_the_command_line_answers_plainly(tmp_path):
     def ask(*overrides):
         command = [sys.executable, "-m", "benchmarks.run", f"root={tmp_path / 'runs'}", *overrides]
         return subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
 
     questions = {
@@ -347,22 +264,3 @@ def test_the_command_line_answers_plainly(tmp_path):
         assert answer in errors
         assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
-
-
-def test_every_optimizer_has_its_config_with_all_hyperparameters():
-    import inspect
-
-    from optimizers import REGISTRY
-
-    for name, kind in REGISTRY.items():
-        config = compose([f"optimizer={name}"]).optimizer
-        parameters = set(inspect.signature(kind).parameters) - {"space", "seed"}
-        assert set(config) - {"id", "label"} == parameters
-        assert config.id == config.label == name
-
-
-@pytest.mark.parametrize(
-    "experiment", sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
-)
-def test_experiments_compose(experiment):
-    assert json.dumps(dict(compose([f"experiment={experiment}"]).budget))

@@ -9,8 +9,8 @@ import torch
 import trimesh
 
 from hgenv.datasets import heads
+from hgenv.datasets.folder import DataError
 from hgenv.datasets.heads import FINE, LIGHTS, POSES, Head, load_basel, load_scans, load_standin, render
-from hgenv.datasets.photos import DataError
 from hgenv.datasets.standin_faces import face_grid, relief
 from hgenv.rendering.framing import FIT
 from hgenv.rendering.surfaces import CAMERA

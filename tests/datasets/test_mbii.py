@@ -10,11 +10,11 @@ import scipy.io
 import torch
 
 from hgenv.datasets import mbii
-from hgenv.datasets.photos import DataError
+from hgenv.datasets.folder import VARIABLE, DataError
 
-FOLDER = Path(os.environ.get(mbii.VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
+FOLDER = Path(os.environ.get(VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
 HAS_DATA = (FOLDER / "mbii" / mbii.RELEASE).is_dir()
-needs_data = pytest.mark.skipif(not HAS_DATA, reason=f"the MBII photos are not here; set {mbii.VARIABLE}")
+needs_data = pytest.mark.skipif(not HAS_DATA, reason=f"the MBII photos are not here; set {VARIABLE}")
 
 
 # --- A small release of our own ---------------------------------------------------------------------------------------
@@ -158,16 +158,6 @@ def test_a_folder_without_the_release_is_refused_with_what_was_tried(tmp_path):
     for path in (tmp_path / "mbii", tmp_path, tmp_path / "data"):
         assert str(path / mbii.RELEASE) in str(caught.value)
     assert "get the data" in str(caught.value)
-
-
-def test_the_environment_variable_names_the_folder(release, tmp_path, monkeypatch):
-    monkeypatch.delenv(mbii.VARIABLE, raising=False)
-    assert mbii.find_data() is None
-    monkeypatch.setenv(mbii.VARIABLE, str(release.parent.parent))
-    assert mbii.find_data() == release.parent.parent
-    monkeypatch.setenv(mbii.VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=f"{mbii.VARIABLE}=.*nowhere"):
-        mbii.find_data()
 
 
 # --- The real photos --------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 
 from hgenv.datasets import basel, ict_facekit, morphable, standin_faces
+from hgenv.datasets.folder import DataError
 from hgenv.datasets.ict_facekit import FACE
 from hgenv.datasets.morphable import RADIUS, MorphableModel, close_openings, cut
-from hgenv.datasets.photos import DataError
 
 SHARED = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[3] / "shared" / "data")) / "faces"
 NAMES = [f"{name}_{side}" for name in ("brow", "blink", "smile", "frown", "puff") for side in "LR"] + ["jaw", "pucker"]
@@ -144,8 +144,8 @@ def test_openings_are_closed_and_the_outline_stays() -> None:
     with_hole = MorphableModel(**{**vars(model), "triangles": open_eye})
     around = np.flatnonzero((eye > 9) & (eye < 16))
     closed = close_openings(with_hole, [around])
-    loops = morphable._loops(closed.triangles)
-    assert len(morphable._loops(open_eye)) == 2
+    loops = morphable.border_loops(closed.triangles)
+    assert len(morphable.border_loops(open_eye)) == 2
     assert len(loops) == 1
     assert len(closed.mean) > len(model.mean)
     # It moves with what is around it, and is white around a dark middle.
@@ -317,5 +317,5 @@ def test_ict_facekit_itself() -> None:
     assert 110 < size[0] < 170
     assert 140 < size[1] < 190
     assert model.mean[model.nose, 2] == pytest.approx(model.mean[:, 2].max(), abs=2)
-    assert len(morphable._loops(model.triangles)) == 1
+    assert len(morphable.border_loops(model.triangles)) == 1
     assert 0.2 < model.albedo.mean() < 0.8

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hgenv.datasets.photos import DataError, NativePhoto, frame, prepare
+from hgenv.datasets.folder import DataError
+from hgenv.datasets.photos import NativePhoto, frame, prepare
 from hgenv.rendering.framing import FIT
 
 

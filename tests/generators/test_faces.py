@@ -1,6 +1,7 @@
 """Faces: what beta does to them, one block at a time, and how they are framed and lit."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_frames(generator: FaceGenerator) -> None:
 
 def test_means_move_coefficients_by_standard_deviations(generator: FaceGenerator) -> None:
     base = generator.draw(betas(generator), SEEDS)
-    count = generator._counts[0]
+    count = len(generator.model.identity)
     moved = generator.draw(betas(generator, expression_mean=0.5), SEEDS)
     change = moved["shape"] - base["shape"]
     inside = (base["shape"].abs() < faces.LIMIT - 0.5).all(1)
@@ -76,7 +77,7 @@ def test_one_component_serves_identity_expression_and_texture(generator: FaceGen
         beta[space.slice(f"{name}_mean")] = mean
         beta[space.slice(f"{name}_spread")] = 0
     drawn = generator.draw(space.project(beta).expand(len(SEEDS), -1), SEEDS)
-    first = generator._counts[0]
+    first = len(generator.model.identity)
     identity, expression = drawn["shape"][:, : faces.MODES], drawn["shape"][:, first : first + faces.MODES]
     texture = drawn["texture"][:, : faces.MODES]
     assert torch.equal(identity, expression)
@@ -113,7 +114,7 @@ def test_coefficients_outside_beta_have_variance_one_and_shape_has_limits(genera
     beta[generator.space.slice("identity_spread")] = 1
     beta[generator.space.slice("texture_spread")] = 1
     drawn = generator.draw(beta.expand(2000, -1), seeds)
-    rest = drawn["shape"][:, faces.MODES : generator._counts[0]]
+    rest = drawn["shape"][:, faces.MODES : len(generator.model.identity)]
     assert rest.abs().max() <= math.sqrt(3)
     assert rest.var().item() == pytest.approx(1, abs=0.03)
     assert drawn["shape"].abs().max() <= faces.LIMIT
@@ -138,3 +139,27 @@ def test_weights_that_do_not_sum_to_one_are_put_right() -> None:
 def test_skin_is_never_black(generator: FaceGenerator) -> None:
     image, _, mask = generator(betas(generator, texture_mean=-1.0, texture_spread=1.0), SEEDS).tensors
     assert image[(mask > 0).expand_as(image)].min() > 0.3 * DARKEST
+
+
+def test_other_sizes_show_the_same_faces(generator: FaceGenerator) -> None:
+    large = generator.resized(64)
+    assert (large.renderer.size, generator.renderer.size) == (64, 32)
+    small, fine = (g(betas(g), SEEDS) for g in (generator, large))
+    assert fine.image.shape == (40, 3, 64, 64)
+    both = (small.mask > 0) & (torch.nn.functional.avg_pool2d(fine.mask, 2) == 1)
+    coarse = torch.nn.functional.avg_pool2d(fine.target, 2)
+    assert (coarse - small.target).abs()[both].median() < 0.01
+    again = FaceGenerator(generator.model, size=64)(betas(generator), SEEDS)
+    assert torch.equal(again.image, fine.image)
+
+
+def test_the_mesh_is_the_face_that_is_seen(generator: FaceGenerator, tmp_path: Path) -> None:
+    beta = generator.space.project(generator.space.initial)
+    mesh = generator.mesh(beta, 7)
+    seen = generator(beta[None], torch.tensor([7]))
+    depth = seen.target[seen.mask > 0]
+    assert mesh.vertices[:, 2].max() == pytest.approx(CAMERA - float(depth.min()), abs=0.02)
+    assert abs(mesh.vertices[:, :2]).max() == pytest.approx(FIT, abs=1e-6)
+    assert len(mesh.faces) == len(generator.model.triangles)
+    mesh.export(tmp_path / "face.obj")
+    assert (tmp_path / "face.obj").stat().st_size > 1000

@@ -1,7 +1,7 @@
 """The grammar's draws, transforms and fit, against recursion in plain Python and against the rendered image."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgenv.generators.grammar import compiled, numbers_needed, reference
+from hgenv.generators.grammar import compiled, numbers_needed, reference, shapes
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import LIGHT_NUMBERS, ShapeGenerator
 from hgenv.rendering.csg import AnalyticRenderer
-from hgenv.rendering.csg.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON
+from hgenv.rendering.csg.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON, Scene
 from hgenv.rendering.framing import FIT
 
 DEPTH = 3
@@ -111,6 +111,19 @@ def test_the_compiled_form_makes_the_same_shapes(depth: int, seed: int, corner: 
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+def shape_numbers(seeds: torch.Tensor) -> torch.Tensor:
+    """The random numbers that `GENERATOR` gives to the shapes of these samples."""
+    return uniforms(seeds, LIGHT_NUMBERS + numbers_needed(DEPTH))[:, LIGHT_NUMBERS:]
+
+
+def before_the_union_rule(betas: torch.Tensor, seeds: torch.Tensor) -> Scene:
+    """The samples' shapes as the grammar makes them, in some light."""
+    shape = shapes(SPACE.split(betas), shape_numbers(seeds), DEPTH)
+    geometry = {f.name: getattr(shape, f.name) for f in fields(shape)}
+    light = GENERATOR.scene(SPACE.initial.expand(len(seeds), -1), seeds)
+    return replace(light, **{n: v.float() if v.is_floating_point() else v for n, v in geometry.items()})
+
+
 def membership(draws: reference.Draws, sample: int, node: int, points: np.ndarray) -> np.ndarray:
     """Which points (n, 3) of the node's own frame are inside it: the grammar by plain recursion."""
     if not draws.expand[node, sample]:
@@ -147,8 +160,8 @@ def test_rendered_depth_is_the_surface_of_the_recursively_built_solid() -> None:
     """Independent oracle: just below each rendered surface point is inside, everything in front of it outside."""
     samples = 60
     seeds = torch.arange(samples)
-    frame = GENERATOR.renderer(GENERATOR._sample(SPACE.initial.expand(samples, -1), seeds)[0])  # before the union rule
-    numbers = uniforms(seeds, LIGHT_NUMBERS + numbers_needed(DEPTH))[:, LIGHT_NUMBERS:]
+    frame = GENERATOR.renderer(before_the_union_rule(SPACE.initial.expand(samples, -1), seeds))
+    numbers = shape_numbers(seeds)
     draws = reference.draw(SPACE.split(SPACE.initial.expand(samples, -1)), numbers, DEPTH)
     shape = reference.build(draws, DEPTH)
     rng = np.random.default_rng(0)
@@ -216,7 +229,7 @@ def test_shapes_that_would_vanish_become_unions() -> None:
     beta[SPACE.slice("expand")] = 1.0
     beta[SPACE.slice("scale")][:3] = 1.0
     betas, seeds = SPACE.project(beta).expand(200, -1), torch.arange(200)
-    raw = GENERATOR.renderer(GENERATOR._sample(betas, seeds)[0]).mask.mean((1, 2, 3))
+    raw = GENERATOR.renderer(before_the_union_rule(betas, seeds)).mask.mean((1, 2, 3))
     assert (raw < 0.005).sum() > 10  # the case does occur
     assert (GENERATOR(betas, seeds).mask.mean((1, 2, 3)) >= 0.005).all()
 

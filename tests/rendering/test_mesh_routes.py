@@ -17,7 +17,7 @@ from hgenv.generators.shapes import ShapeGenerator
 from hgenv.problem import RenderError
 from hgenv.rendering.csg import AnalyticRenderer
 from hgenv.rendering.csg.gl import PyrenderRenderer
-from hgenv.rendering.csg.mesh import MeshRenderer, export, object_mesh
+from hgenv.rendering.csg.mesh import MeshRenderer, object_mesh
 from hgenv.rendering.csg.scene import (
     CONE,
     CUBE,
@@ -189,6 +189,15 @@ def test_frames_have_the_promised_form(route: type[Renderer], scenes: Scene) -> 
     assert frame.image.max() <= 1
 
 
+def test_resized_is_the_same_renderer_with_another_size(route: type[Renderer], scenes: Scene) -> None:
+    for shadows in (True, False):
+        there, back = route(40, shadows), route(8, shadows).resized(40)
+        assert (back.size, back.shadows) == (40, shadows)
+        assert torch.equal(back(scenes[:4]).image, there(scenes[:4]).image)
+    with pytest.raises(ValueError, match="at least 1 pixel, not 0"):
+        route(8).resized(0)
+
+
 def test_same_bits_again_and_in_any_batch(route: type[Renderer], scenes: Scene) -> None:
     renderer = route(32)
     whole, again, part = renderer(scenes[:12]), renderer(scenes[:12]), renderer(scenes[5:8])
@@ -308,18 +317,12 @@ def test_trees_in_closed_form(operator: list[int], halves: list[float | None], v
 def test_written_mesh_reads_back(suffix: str, scenes: Scene, tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "shape" + suffix)
     for i in (0, 299):
-        export(scenes, i, path, segments=32)
-        mesh, back = object_mesh(scenes, i, segments=32), trimesh.load_mesh(path)
+        mesh = object_mesh(scenes, i, segments=32)
+        mesh.export(path)
+        back = trimesh.load_mesh(path)
         assert back.volume == pytest.approx(mesh.volume, rel=1e-4)
         assert np.allclose(back.bounds, mesh.bounds, atol=1e-5)
         assert back.is_watertight
-
-
-def test_unknown_suffix_is_refused(scenes: Scene, tmp_path: os.PathLike[str]) -> None:
-    path = os.path.join(tmp_path, "shape.stl")
-    with pytest.raises(ValueError, match=r"shape\.stl.*must end in \.glb or \.obj"):
-        export(scenes, 0, path)
-    assert not os.path.exists(path)
 
 
 def test_objects_without_a_solid_are_named() -> None:
@@ -353,6 +356,25 @@ def test_opengl_is_imported_late() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_renderers_are_imported_when_they_are_asked_for() -> None:
+    done = python(
+        "import sys\n"
+        "from hgenv import datasets, generators\n"
+        "from hgenv.rendering import csg\n"
+        "csg.AnalyticRenderer(8), generators.ShapeGenerator(), generators.QuadraticGenerator()\n"
+        "assert not {'numba', 'embreex', 'manifold3d', 'trimesh', 'OpenGL', 'cv2', 'scipy'} & set(sys.modules)\n"
+        "csg.MeshRenderer(8)\n"
+        "assert 'embreex' in sys.modules and 'OpenGL' not in sys.modules\n"
+        "try:\n"
+        "    csg.BlenderRenderer\n"
+        "except AttributeError as error:\n"
+        "    assert 'BlenderRenderer' in str(error)\n"
+        "else:\n"
+        "    sys.exit(1)\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("library", ["EGL", "GL"])
 def test_missing_library_is_named_with_its_cure(library: str) -> None:
     done = python(
@@ -375,9 +397,7 @@ def test_missing_library_is_named_with_its_cure(library: str) -> None:
 
 
 def test_another_platform_is_refused() -> None:
-    done = python(
-        "from hgenv.rendering.csg import PyrenderRenderer; PyrenderRenderer(16)", PYOPENGL_PLATFORM="osmesa"
-    )
+    done = python("from hgenv.rendering.csg import PyrenderRenderer; PyrenderRenderer(16)", PYOPENGL_PLATFORM="osmesa")
     message = done.stderr.strip().splitlines()[-1]
     assert "RenderError: PYOPENGL_PLATFORM is 'osmesa'" in message
     assert "set it to egl" in message

@@ -84,6 +84,14 @@ def test_bits_depend_on_neither_batch_nor_threads(
         assert torch.equal(getattr(whole, name), getattr(threaded, name)), name
 
 
+@pytest.mark.parametrize("renderer", [ZBuffer, EmbreeSurfaces])
+def test_resized_is_the_same_renderer_with_another_size(renderer: type[ZBuffer] | type[EmbreeSurfaces]) -> None:
+    vertices, triangles, light = faces(2)
+    there, back = renderer(triangles, 40, shadows=False), renderer(triangles, 8, shadows=False).resized(40)
+    for name in FIELDS:
+        assert torch.equal(getattr(there(vertices, light), name), getattr(back(vertices, light), name)), name
+
+
 def test_a_triangle_by_hand() -> None:
     corners = torch.tensor([[[-0.6, -0.5, 0.0], [0.7, -0.4, 0.3], [0.0, 0.8, -0.2]]])
     front = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ from ...problem import RenderError
 from ..framing import check_size, pixel_centres
 from ..shading.texture import shade
 from .scene import CONE, CUBE, EMPTY, SPHERE, UNION, Frame, Scene
-
-SUFFIXES = (".glb", ".obj")
 
 # Shadow rays start this far above the surface, in view units: beyond float32 rounding, below anything visible.
 _LIFT = 1e-4
@@ -51,19 +48,6 @@ def object_mesh(scene: Scene, index: int, segments: int = 128) -> trimesh.Trimes
         )
     vertices, faces = triangles(solid)
     return trimesh.Trimesh(vertices, faces, process=False)
-
-
-def export(scene: Scene, index: int, path: str | Path, segments: int = 128) -> None:
-    """Write the solid of one object to a file: glTF binary (`.glb`) or Wavefront (`.obj`), by the suffix of `path`.
-
-    Raises:
-        RenderError: As `object_mesh`.
-        ValueError: Another suffix.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: a mesh file's name must end in {' or '.join(SUFFIXES)}, not {path.suffix!r}")
-    object_mesh(scene, index, segments).export(path)
 
 
 class MeshRenderer:

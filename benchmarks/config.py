@@ -1,0 +1,399 @@
+"""The settings of a run: composed by Hydra, completed from the classes, checked, compared; and the objects they mean.
+
+Two kinds of settings: what decides a run's numbers is its identity (`env`, `optimizer`, `budget`, `study`, `seed`);
+where it ran and how often it drew pictures is noted beside it, and may be another when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import hydra
+from gymnasium.envs.registration import load_env_creator
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hgenv.accounting import Budget, BudgetError
+from hgenv.datasets.photos import DataError
+from hgenv.decision import DecisionError, DecisionSpace
+from hgenv.env import DataGenEnv
+from hgenv.probing import WorkerError
+from hgenv.problem import RenderError
+from optimizers import Optimizer
+
+from . import defaults, records
+from .defaults import TARGET, Parameter, SettingError
+from .records import RecordError
+
+IDENTITY = ("env", "optimizer", "budget", "study", "seed")
+WHERE = ("device", "threads", "prober", "picture_updates")
+# What code passes to the objects, so that it is no setting of theirs.
+PRIVATE = {"env": ("render_mode", "device", "prober"), "optimizer": ("space", "seed")}
+# Groups that YAML files put into others by interpolation.
+PARTS = ("network", "renderer")
+
+_BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
+
+
+class RunError(RuntimeError):
+    """A run that cannot be made as asked, or not go on. The message says why, and the cure."""
+
+
+# What a user can cause: shown without a traceback.
+USER_ERRORS = (
+    RunError,
+    SettingError,
+    RecordError,
+    WorkerError,
+    BudgetError,
+    DataError,
+    DecisionError,
+    RenderError,
+    OmegaConfBaseException,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is to be.
+
+    Attributes:
+        identity: Everything that decides its numbers: plain values in nested dictionaries, complete.
+        where: What is noted besides: `device`, `threads`, `prober`, `picture_updates`.
+        root: Folder of all studies.
+        checkpoint_seconds: Between two checkpoints.
+    """
+
+    identity: dict[str, Any]
+    where: dict[str, Any]
+    root: Path
+    checkpoint_seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder: `<root>/<study>/<environment>/<optimizer>/seed=<n>`."""
+        identity = self.identity
+        environment, optimizer = records.environment_label(identity), identity["optimizer"]["label"]
+        return self.root / identity["study"] / environment / optimizer / f"seed={identity['seed']}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run's folder says of it: the identity, its `schema`, and `where`."""
+        return {"schema": records.SCHEMA, **self.identity, "where": self.where}
+
+    @property
+    def budget(self) -> Budget:
+        """What the run may spend."""
+        return Budget(**self.identity["budget"])
+
+
+# --- From the command line to settings -------------------------------------------------------------------------------
+
+
+def override(argument: str) -> str:
+    """A command-line argument as Hydra has to see it.
+
+    Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the
+    classes. Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
+    """
+    if not _BELOW.match(argument):
+        return argument
+    key, _, value = argument.partition("=")
+    if "=" in value and not set(value) & set("'\"[]{}()"):
+        value = ",".join(f"'{part}'" for part in value.split(","))
+    return f"++{key}={value}"
+
+
+def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> Settings:
+    """The settings that a list of Hydra overrides stands for.
+
+    Args:
+        overrides: As on the command line of `benchmarks.run`.
+        config_dir: A folder with more YAML files, as `--config-dir` gives it.
+
+    Raises:
+        hydra.errors.HydraException: A name is unknown; the message lists the choices.
+        SettingError: See `complete`.
+        BudgetError: There is no such budget.
+    """
+    arguments = [override(o) for o in overrides]
+    if config_dir is not None:
+        arguments = _with_folder(arguments, Path(config_dir).absolute())
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        return settings(hydra.compose("config", arguments))
+
+
+def _with_folder(arguments: Sequence[str], folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise RunError(f"--config-dir: {folder} is no folder")
+    rest, paths = [], [f"file://{folder}"]
+    for argument in arguments:
+        if argument.startswith("hydra.searchpath="):
+            paths = [*OmegaConf.from_dotlist([argument]).hydra.searchpath, *paths]
+        else:
+            rest.append(argument)
+    return [*rest, "hydra.searchpath=[" + ",".join(f"'{path}'" for path in paths) + "]"]
+
+
+def settings(config: DictConfig) -> Settings:
+    """The complete settings in a config that Hydra has composed.
+
+    Raises:
+        SettingError: A value makes no sense, or there is no such setting; the message names it.
+        BudgetError: There is no such budget.
+    """
+    given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
+    optimizer = {**given["optimizer"]}
+    if "initial" in optimizer:
+        optimizer["initial"] = _initial(optimizer["initial"])
+    if isinstance(given["study"], int | float):
+        given["study"] = str(given["study"])  # study=2024
+    identity = complete({name: given[name] for name in IDENTITY} | {"optimizer": optimizer})
+    where = {name: given[name] for name in WHERE}
+    if where["prober"] is not None:
+        where["prober"] = _object(where["prober"], "prober")
+    found = Settings(identity, where, Path(given["root"]), given["checkpoint_seconds"])
+    _check(found)
+    return found
+
+
+def _with_parts(config: DictConfig) -> DictConfig:
+    """The config, where settings of a part that were changed through `env` are changed in the part itself.
+
+    `env.network.units=relu` takes the place of the interpolation `network: ${network}`; what that stood for is lost. So
+    a `network` without `_target_` in `env` stands for a change of the group's choice, wherever else that is used.
+    """
+    raw: Any = OmegaConf.to_container(config)
+
+    def put_back(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if not isinstance(value, dict):
+                continue
+            if key in PARTS and TARGET not in value:
+                raw[key] = OmegaConf.to_container(OmegaConf.merge(raw[key], value))
+                node[key] = f"${{{key}}}"
+            else:
+                put_back(value)
+
+    put_back(raw["env"])
+    return OmegaConf.create(raw)
+
+
+def _initial(initial: Any) -> Any:
+    """Where an optimizer starts: if that is a run's folder, the numbers of its last recommendation."""
+    if not isinstance(initial, str) or initial.startswith("random:"):
+        return initial
+    try:
+        return records.read(Path(initial)).counted[-1]["recommendation"]
+    except RecordError as error:
+        raise SettingError(
+            f"optimizer.initial must be null, a list of numbers, random:<n>, or the folder of a run: {error}"
+        ) from error
+
+
+def _check(found: Settings) -> None:
+    """Look at the values that no one else looks at."""
+    for key, value, least in (
+        ("seed", found.identity["seed"], 0),
+        ("threads", found.where["threads"], 1),
+        ("picture_updates", found.where["picture_updates"], 1),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SettingError(f"{key} must be a whole number of at least {least}, not {value!r}")
+    if not isinstance(found.checkpoint_seconds, int | float):
+        raise SettingError(f"checkpoint_seconds must be a number, not {found.checkpoint_seconds!r}")
+    for key, name in (
+        ("study", found.identity["study"]),
+        ("env.label", found.identity["env"]["label"]),
+        ("optimizer.label", found.identity["optimizer"]["label"]),
+    ):
+        if not isinstance(name, str) or not name or "/" in name:
+            raise SettingError(f"{key} must be a name for a folder, not {name!r}")
+    budget = found.identity["budget"]
+    if not isinstance(budget, Mapping) or set(budget) != {"amount", "unit"}:
+        raise BudgetError(f"budget must have an amount and a unit, not {budget!r}")
+    if isinstance(budget["amount"], bool) or not isinstance(budget["amount"], int | float):
+        raise BudgetError(f"budget.amount must be a number (infinity is written inf), not {budget['amount']!r}")
+    Budget(**budget)
+
+
+# --- Completion and identity -----------------------------------------------------------------------------------------
+
+
+def complete(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's identity with every setting that its environment, its optimizer and their parts have.
+
+    Raises:
+        SettingError: There is no such environment or class, it has no such setting, or a value makes no sense.
+    """
+    return {**identity, "env": _environment(identity["env"]), "optimizer": _optimizer(identity["optimizer"])}
+
+
+def differs(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What in a complete identity is no default. `complete` makes the rest of it again."""
+    env, optimizer = identity["env"], identity["optimizer"]
+    known = env_parameters(env["id"])[0]
+    own, _ = defaults.parameters(defaults.find(optimizer[TARGET], "optimizer"), PRIVATE["optimizer"])
+    names = {TARGET: optimizer[TARGET], "label": optimizer["label"]}
+    return {
+        **identity,
+        "env": {"id": env["id"], "label": env["label"]} | defaults.differing(known, _without(env, "id", "label")),
+        "optimizer": names | defaults.differing(own, _without(optimizer, TARGET, "label")),
+    }
+
+
+def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What keeps a recorded run from being the run that the `current`, complete identity stands for.
+
+    Nothing does if every recorded setting has its value now, and every setting that came after the record has its
+    default. Where it ran is no matter.
+
+    Returns:
+        `key: value there, value now`, one for each difference.
+    """
+    recorded = {name: recorded[name] for name in IDENTITY if name in recorded}
+    # A setting or a class that is no longer there is one of the differences.
+    with suppress(SettingError, KeyError, TypeError):
+        recorded = complete(recorded)
+    return defaults.differences(recorded, current)
+
+
+def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make sure that what is in a folder, if anything, belongs to the run of these settings.
+
+    Raises:
+        RecordError: It does not; the message says what differs.
+    """
+    if not (folder / records.CONFIG).is_file():
+        if (folder / records.ROWS).exists():
+            raise RecordError(f"{folder}: there are rows, but no {records.CONFIG}; restore it, or delete the folder")
+        return
+    found = differences(records.read_config(folder), identity)
+    if found:
+        raise RecordError(
+            f"{folder}: was made by another configuration; what differs (there, now):\n  "
+            + "\n  ".join(found)
+            + "\nuse another study (study=<name>) or delete the folder"
+        )
+
+
+def env_parameters(identifier: str) -> tuple[dict[str, Parameter], bool]:
+    """What an environment lets one set, and whether it takes any other key besides.
+
+    Raises:
+        SettingError: There is no such environment.
+    """
+    entry, registered = _entry_point(identifier)
+    known, others = defaults.parameters(entry, PRIVATE["env"])
+    for name, value in registered.items():
+        if name in known:
+            known[name] = replace(known[name], default=defaults.plain(value), required=False)
+    return known, others
+
+
+def _entry_point(identifier: Any) -> tuple[defaults.Target, dict[str, Any]]:
+    """What makes an environment, and the arguments that it was registered with."""
+    module, colon, name = str(identifier).rpartition(":")
+    try:
+        if colon:
+            importlib.import_module(module)
+        spec = gymnasium.spec(name)
+        assert spec.entry_point is not None
+        entry = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except Exception as error:  # importing a module can raise anything
+        raise SettingError(f"env.id: there is no environment {identifier!r}: {error}") from error
+    return entry, dict(spec.kwargs)
+
+
+def _environment(node: Any) -> dict[str, Any]:
+    names = _named(node, "env", "id")
+    known, others = env_parameters(node["id"])
+    return names | defaults.fill(known, _without(node, "id", "label"), "env", node["id"], others=others)
+
+
+def _optimizer(node: Any) -> dict[str, Any]:
+    names = _named(node, "optimizer", TARGET)
+    return names | defaults.complete(_without(node, "label"), "optimizer", PRIVATE["optimizer"])
+
+
+def _object(node: Any, where: str) -> dict[str, Any]:
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise SettingError(f"{where} needs {TARGET}=<module>.<class>, not {node!r}")
+    return defaults.complete(node, where)
+
+
+def _named(node: Any, where: str, kind: str) -> dict[str, Any]:
+    for key in (kind, "label"):
+        if not isinstance(node, Mapping) or key not in node:
+            raise SettingError(f"{where} needs {key!r}; choose one of the files in configs/{where}, or write one")
+    return {kind: node[kind], "label": node["label"]}
+
+
+def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+# --- Objects ---------------------------------------------------------------------------------------------------------
+
+
+def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
+    """The environment of a run.
+
+    Args:
+        record: What the run's folder says of it; of that, `env`, and if it is there `where`'s `device` and `prober`.
+
+    Raises:
+        RunError: It cannot be made so; the message says why.
+    """
+    env, where = record["env"], record.get("where", {})
+    taken, _ = defaults.parameters(_entry_point(env["id"])[0])
+    # "auto" and None leave the choice to the environment.
+    code = {
+        key: where.get(key) for key in ("device", "prober") if key in taken and where.get(key) not in (None, "auto")
+    }
+    kwargs = _without(env, "id", "label") | code
+    try:
+        arguments = instantiate(kwargs, _convert_="all")
+        made = gymnasium.make(env["id"], disable_env_checker=True, **arguments).unwrapped
+    except InstantiationException as error:
+        raise RunError(f"the environment {env['id']} cannot be made: {error.__cause__ or error}") from error
+    except (gymnasium.error.Error, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RunError(f"the environment {env['id']} cannot be made: {error}") from error
+    if not isinstance(made, DataGenEnv):
+        raise RunError(f"the environment {env['id']} is no {DataGenEnv.__module__}.{DataGenEnv.__name__}")
+    return made
+
+
+def make_optimizer(record: Mapping[str, Any], space: DecisionSpace) -> Optimizer:
+    """The optimizer of a run.
+
+    Args:
+        record: What the run's folder says of it; of that, `optimizer` and `seed`.
+        space: What it is to decide.
+
+    Raises:
+        RunError: It cannot be made so; the message says why.
+    """
+    optimizer = record["optimizer"]
+    name, initial = optimizer["label"], optimizer.get("initial")
+    if isinstance(initial, list) and len(initial) != space.dimension:
+        raise RunError(
+            f"optimizer.initial has {len(initial)} numbers, but beta has {space.dimension}; it must be of the same "
+            "environment"
+        )
+    try:
+        made = instantiate(_without(optimizer, "label"), space, seed=record["seed"], _convert_="all")
+    except InstantiationException as error:
+        raise RunError(f"the optimizer {name} cannot be made: {error.__cause__ or error}") from error
+    if not isinstance(made, Optimizer):
+        raise RunError(f"the optimizer {name} is no {Optimizer.__module__}.{Optimizer.__name__}")
+    return made

@@ -1,0 +1,16 @@
+"""Tables and figures from what runs left behind, without running anything.
+
+    python -m benchmarks.report runs/<study> [more folders] [--out FOLDER] [--results FOLDER]
+    python -m benchmarks.report benchmarks/results/<study>
+
+Folders hold raw runs, or studies (`benchmarks.studies`). Writes `report.md`, `report.html` (self-contained) and
+`figures/` into the first folder, or into `--out`. `--results` writes what is worth committing to `FOLDER/<study>`:
+`runs.csv`, `rows.parquet`, `report.md` and the figures. Nothing of it shows the data.
+
+What a task's figures are called and how its samples look is the task's own business: nothing here knows any.
+"""
+
+from .tables import Table
+from .pages import Collection, collect, keep, write
+
+__all__ = ["Collection", "Table", "collect", "keep", "write"]

@@ -1,0 +1,269 @@
+"""A report: what was found, section by section, and the files that it is written to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .. import records, studies
+from ..records import RecordError
+from ..studies import Run
+from . import figures, tables
+from .figures import Figure, Group
+from .tables import BASELINE, CONFIDENCE, Table, by_optimizer
+
+FIGURES = "figures"
+
+
+@dataclass
+class Section:
+    """What there is to say about one environment."""
+
+    label: str
+    data: str
+    standin: bool
+    budget: str
+    notes: list[str]
+    results: Table | None
+    best: Table | None
+    baseline: Table | None
+    objects: Table | None
+    unfinished: Table | None
+    phases: Table | None
+    beta: Table
+
+
+@dataclass
+class Collection:
+    """The runs that were found.
+
+    Attributes:
+        runs: Those that can be read, finished or not.
+        excluded: Folders that cannot, and why.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    excluded: dict[Path, str] = field(default_factory=dict)
+
+
+def collect(folders: Iterable[Path]) -> Collection:
+    """Read all runs and studies in and below some folders. A run that is there twice counts where it is found first.
+
+    Raises:
+        RecordError: There is no such folder, or nothing in any of them.
+    """
+    found = Collection()
+    known: dict[tuple[Any, ...], Run] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"{folder}: there is no such folder")
+        for place in sorted({*records.find(folder), *studies.find(folder)}):
+            try:
+                is_study = (place / studies.RUNS).is_file()
+                runs = studies.read(place) if is_study else [studies.from_record(records.read(place))]
+            except RecordError as error:
+                found.excluded[place] = str(error)
+                continue
+            for run in runs:
+                other = known.setdefault((run.study, *run.key), run)
+                if other is run:
+                    found.runs.append(run)
+                elif other.end != run.end:
+                    found.excluded[place] = f"{', '.join(map(str, run.key))} differs from that in {other.source}"
+    if not found.runs and not found.excluded:
+        raise RecordError(
+            f"no run in {', '.join(map(str, folders))}: no folder there holds a {records.CONFIG} or a {studies.RUNS}"
+        )
+    found.runs.sort(key=lambda run: run.key)
+    return found
+
+
+def section(label: str, runs: Sequence[Run]) -> Section:
+    """Everything about one environment but its figures."""
+    budgets = list(dict.fromkeys("{amount:g} {unit}".format(**run.config["budget"]) for run in runs))
+    finished, open_runs = [run for run in runs if run.end is not None], [run for run in runs if run.end is None]
+    notes = tables.differences(runs)
+    seeds = {optimizer: tuple(run.seed for run in group) for optimizer, group in by_optimizer(finished)}
+    if len(set(seeds.values())) > 1:
+        notes.append("not the same seeds: " + "; ".join(f"{name} {s}" for name, s in seeds.items()))
+    notes += [
+        f"{run.optimizer}, seed {run.seed}: {run.end.status}: {run.end.message}"
+        for run in finished
+        if run.end and run.end.status != "finished"
+    ]
+    if not any(run.has_gpu for run in runs):
+        notes.append("no GPU was used: CPU + GPU time is CPU time")
+    return Section(
+        label,
+        _data(runs),
+        _standin(runs),
+        "; ".join(budgets),
+        notes,
+        tables.results(finished) if finished else None,
+        tables.best(finished) if finished else None,
+        tables.against_baseline(finished) if finished else None,
+        tables.objects(finished) if finished else None,
+        tables.unfinished(open_runs) if open_runs else None,
+        tables.phases(finished) if finished else None,
+        tables.beta(finished or open_runs),
+    )
+
+
+def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure], list[str]]:
+    """The figures, and what kept some of them from being made; validation data are in them only with `truth`.
+
+    A gallery or error maps that cannot be made again, without the generator's files or the runs' own pictures, stay as
+    they are in the study that all the runs are from.
+    """
+    where = "; ".join(
+        f"{name}: {_data(runs)}" + " - STAND-IN, no real photos" * _standin(runs) for name, runs in groups
+    )
+    curves = (
+        "Validation (above) and test (below) against computation time, each moment a mean over the last "
+        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range; to where the shortest of "
+        f"them ends. The vertical axes fit the last three quarters of the time. {where}."
+    )
+    made = [figures.line_art(figures.curves(groups, _title), "curves", curves)]
+    notes: list[str] = []
+    captions = {
+        "gallery": "Training samples at the first beta and at those that were recommended last, for the same seeds.",
+        "errors": "What is predicted for validation data, and how wrong that is.",
+    }
+    for name, (canvas, reasons) in (
+        ("gallery", figures.gallery(groups, _title)),
+        ("errors", figures.errors(groups, _title, truth=truth)),
+    ):
+        caption = f"{captions[name]} {where}."
+        kept = _kept(groups, name)
+        if canvas is not None and not (kept and reasons):
+            made.append(figures.photographic(canvas, name, caption))
+        elif kept:
+            made.append(Figure(kept.name, caption, kept.read_bytes()))
+            reasons = [f"{reason}; the figure is as it was" for reason in reasons]
+        notes += reasons
+    return made, notes
+
+
+def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True) -> str:
+    """Write the report on some runs into a folder; validation data are shown in it only with `truth`.
+
+    Returns:
+        The tables of results, for a console.
+    """
+    groups = [(label, list(runs)) for label, runs in groupby(found.runs, key=lambda run: run.environment)]
+    sections = [section(label, runs) for label, runs in groups]
+    shown = [(label, [run for run in runs if run.end is not None] or runs) for label, runs in groups]
+    pictures, notes = drawn(shown, truth=truth) if shown else ([], [])
+    ends = [run.end for run in found.runs if run.end is not None]
+    context = {
+        "title": ", ".join(dict.fromkeys(run.study for run in found.runs))
+        + (" (stand-in data)" if sections and all(part.standin for part in sections) else ""),
+        "sections": sections,
+        "figures": pictures,
+        "notes": notes,
+        "excluded": {str(folder): reason for folder, reason in found.excluded.items()},
+        "confidence": f"{CONFIDENCE:.0%}",
+        "baseline": BASELINE,
+        "hardware": _distinct(end.hardware for end in ends),
+        "versions": _distinct(end.versions for end in ends),
+        "commits": sorted({end.commit or "unknown (no checkout)" for end in ends}),
+        "commands": _commands(end.command for end in ends if end.command),
+    }
+    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    for figure in pictures:
+        for old in (out / FIGURES).glob(f"{Path(figure.name).stem}.*"):
+            if old.name != figure.name:
+                old.unlink()  # of another format
+        (out / FIGURES / figure.name).write_bytes(figure.data)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    for name in ("report.md", "report.html") if html else ("report.md",):
+        templates = jinja2.Environment(
+            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=name.endswith("html"),
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+        )  # fmt: skip
+        records.write(out / name, templates.get_template(name).render(context))
+    lines = []
+    for part in sections:
+        lines.append(f"{part.label}: {part.data}" + (" (STAND-IN, no real photos)" if part.standin else ""))
+        lines += [table.markdown() for table in (part.results, part.unfinished) if table is not None]
+        lines.append("")
+    lines += [f"EXCLUDED {folder}: {reason}" for folder, reason in found.excluded.items()]
+    return "\n".join(lines)
+
+
+def keep(found: Collection, out: Path) -> list[Path]:
+    """Write what is worth committing of all finished runs, study by study: two files, a report and its figures.
+
+    No picture of the data is among it: it may be that others must not have them.
+
+    Returns:
+        The studies' folders.
+
+    Raises:
+        RecordError: A study that is there has runs that are not among these; nothing of it has changed.
+    """
+    folders = []
+    for study in dict.fromkeys(run.study for run in found.runs):
+        runs = [run for run in found.runs if run.study == study and run.end is not None]
+        folder = out / study
+        if not runs:
+            continue
+        if (folder / studies.RUNS).is_file():
+            lost = {run.key for run in studies.read(folder)} - {run.key for run in runs}
+            if lost:
+                one = ", ".join(map(str, min(lost)))
+                raise RecordError(
+                    f"{folder}: holds {len(lost)} runs that would be lost ({one}); name that folder too, after the "
+                    "others, so that they stay, or delete it"
+                )
+        studies.write(folder, runs)
+        write(Collection([*runs]), folder, html=False, truth=False)
+        folders.append(folder)
+    return folders
+
+
+def _kept(groups: Sequence[Group], name: str) -> Path | None:
+    """The figure of this name in the one study that all runs are from."""
+    sources = {run.source for _, runs in groups for run in runs}
+    if len(sources) != 1:
+        return None
+    return next(iter(sorted((sources.pop() / FIGURES).glob(f"{name}.*"))), None)
+
+
+def _data(runs: Sequence[Run]) -> str:
+    return "; ".join(dict.fromkeys(" / ".join(run.facts.data.values()) for run in runs))
+
+
+def _standin(runs: Sequence[Run]) -> bool:
+    return any("stand-in" in name for run in runs for name in run.facts.data.values())
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return runs[0].environment + (" (STAND-IN)" if _standin(runs) else "")
+
+
+def _commands(commands: Iterable[str]) -> list[str]:
+    """Commands in order, those that differ by nothing but the seed in one line."""
+    seeds: dict[str, list[int]] = {}
+    for command in sorted(set(commands)):
+        found = re.search(r"(?<= seed=)\d+(?= |$)", command)
+        if found:
+            seeds.setdefault(command[: found.start()] + "{}" + command[found.end() :], []).append(int(found[0]))
+        else:
+            seeds.setdefault(command, [])
+    return [line.replace("{}", ",".join(map(str, sorted(own))), 1) if own else line for line, own in seeds.items()]
+
+
+def _distinct(parts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Per key, all values that occur."""
+    found: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for key, value in part.items():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: "; ".join(values) for key, values in found.items()}

@@ -1,0 +1,213 @@
+"""The tables of a report, each from the runs of one environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from hgenv.accounting import OFF_CLOCK, PHASES
+
+from .. import defaults
+from ..studies import DATA, Run
+from .style import ordered
+
+CONFIDENCE = 0.95
+BASELINE = "basic_random_search"  # what the others are measured against
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text, the first column being names."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As Markdown, padded so that it is readable as it stands."""
+        cells = [self.header, *self.rows]
+        widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.header))]
+        lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+        rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+        return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def by_optimizer(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs by the label of their optimizer, in the order in which optimizers stand everywhere."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.optimizer, []).append(run)
+    return [(name, groups[name]) for name in ordered(groups)]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its t-interval; None for fewer than two values."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+
+
+def results(runs: Sequence[Run]) -> Table:
+    """The finished runs at their last counted update, best test result first."""
+    metrics, main = runs[0].facts.metrics, runs[0].primary
+    rows = []
+    for optimizer, group in by_optimizer(runs):
+        failed = sum(run.end is not None and run.end.status == "failed" for run in group)
+        tests = [interval([run.metrics["test"][m.name][run.last] for run in group]) for m in metrics]
+        validation = interval([run.metrics["validation"][main.name][run.last] for run in group])
+        late = [interval(_late(group, data, main.name).tolist()) for data in DATA]
+        updates = interval([run.last for run in group])[0]
+        count = f"{len(group)} ({failed} failed)" if failed else str(len(group))
+        cells = [optimizer, count, *(_cell(*value) for value in [*tests, validation, *late]), f"{updates:.0f}"]
+        rows.append((_worse_last(tests[0][0], runs), cells))
+    header = [
+        "optimizer", "n", *(m.title for m in metrics), f"validation {main.title}",
+        f"last tenth: validation {main.title}", f"last tenth: test {main.title}", "updates",
+    ]  # fmt: skip
+    return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
+
+
+def best(runs: Sequence[Run]) -> Table:
+    """The finished runs at the counted update with the best validation, best test result first."""
+    metrics, main = runs[0].facts.metrics, runs[0].primary
+    rows = []
+    for optimizer, group in by_optimizer(runs):
+        tests = [interval([run.metrics["test"][m.name][run.best] for run in group]) for m in metrics]
+        validation = interval([run.metrics["validation"][main.name][run.best] for run in group])
+        updates = interval([run.best for run in group])[0]
+        cells = [optimizer, *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
+        rows.append((_worse_last(tests[0][0], runs), cells))
+    header = ["optimizer", *(m.title for m in metrics), f"validation {main.title}", "its update"]
+    return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
+
+
+def against_baseline(runs: Sequence[Run], baseline: str = BASELINE) -> Table | None:
+    """How every optimizer stands to one of them, the baseline; None where that has no finished run.
+
+    The baseline's final figure is its mean on validation over the last tenth of the budget, over all seeds. An
+    optimizer has reached it when its own mean over the seeds, in a window of a tenth of the budget, is first as good.
+    """
+    groups = dict(by_optimizer(runs))
+    if baseline not in groups:
+        return None
+    main, budget = runs[0].primary, runs[0].config["budget"]
+    sign = -1 if main.direction == "max" else 1
+    final = _late(groups[baseline], "validation", main.name).mean()
+    rows = []
+    for optimizer, group in groups.items():
+        time, values = together(group, budget["unit"], "validation", main.name)
+        window = len(time) // 10
+        smooth = np.convolve(values.mean(0), np.ones(window) / window, "valid")
+        reached = np.flatnonzero(sign * smooth <= sign * final + 1e-9)  # rounding aside
+        share = "-" if optimizer == baseline else "never"
+        if len(reached):
+            share = f"{time[reached[0] + window - 1] / budget['amount']:.2f}"
+        differences = []
+        for data in DATA:
+            ours, theirs = _late(group, data, main.name), _late(groups[baseline], data, main.name)
+            digits = _digits(theirs.mean())
+            if optimizer == baseline or min(len(ours), len(theirs)) < 2:
+                differences.append("-" if optimizer == baseline else f"{ours.mean() - theirs.mean():+.{digits}f}")
+                continue
+            welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
+            ends = f"[{welch.low:+.{digits}f}, {welch.high:+.{digits}f}]"
+            differences.append(f"{ours.mean() - theirs.mean():+.{digits}f} {ends}")
+        rows.append([optimizer, share, *differences])
+    reach = f"share of the budget until {baseline}'s final validation figure"
+    return Table(["optimizer", reach, *(f"{data} {main.title} against {baseline}" for data in DATA)], rows)
+
+
+def objects(runs: Sequence[Run]) -> Table | None:
+    """The primary metric on each held-out object, over the last tenth of the budget; None where objects have none."""
+    main = runs[0].primary
+    names = {data: [n for n in runs[0].metrics[data] if n.startswith(f"{main.name}/")] for data in DATA}
+    if not any(names.values()):
+        return None
+    rows = []
+    for optimizer, group in by_optimizer(runs):
+        cells = [_cell(*interval(_late(group, data, name).tolist())) for data in names for name in names[data]]
+        rows.append([optimizer, *cells])
+    header = [f"{data}: {name.partition('/')[2]}" for data in names for name in names[data]]
+    return Table(["optimizer", *header], rows)
+
+
+def phases(runs: Sequence[Run]) -> Table:
+    """Mean CPU + GPU seconds of each phase, and its share of what is on the clock."""
+    header = ["optimizer", *PHASES, *(f"{name} (off clock)" for name in OFF_CLOCK)]
+    rows = []
+    for optimizer, group in by_optimizer(runs):
+        spent = {
+            phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)
+        }
+        total = sum(spent[phase] for phase in PHASES) or 1.0
+        on = [f"{spent[phase]:.1f} s, {spent[phase] / total:.0%}" for phase in PHASES]
+        rows.append([optimizer, *on, *(f"{spent[phase]:.1f} s" for phase in OFF_CLOCK)])
+    return Table(header, rows)
+
+
+def unfinished(runs: Sequence[Run]) -> Table:
+    """How far the runs are that have not ended."""
+    rows = []
+    for _, group in by_optimizer(runs):
+        for run in group:
+            values = [f"{run.metrics[data][run.primary.name][run.last]:.4g}" for data in DATA]
+            rows.append([run.optimizer, str(run.seed), str(run.last), f"{run.share:.0%}", *values])
+    return Table(["optimizer", "seed", "update", "share of the budget", "validation so far", "test so far"], rows)
+
+
+def beta(runs: Sequence[Run]) -> Table:
+    """The blocks of beta before, and what each optimizer recommends after, as means over the seeds."""
+    groups = by_optimizer(runs)
+    before = runs[0].start
+    after = [np.mean([run.recommended for run in group], axis=0) for _, group in groups]
+    rows, start = [], 0
+    for block in runs[0].facts.blocks:
+        where = slice(start, start + block["size"])
+        start = where.stop
+        unit = "" if block["unit"] == "1" else f" ({block['unit']})"
+        rows.append([block["name"] + unit, *(" ".join(f"{v:.3g}" for v in b[where]) for b in (before, *after))])
+    return Table(["block", "before", *(name for name, _ in groups)], rows)
+
+
+def together(runs: Sequence[Run], clock: str, data: str, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Curves of several seeds on one axis of time: (T,) and (seeds, T), to where the shortest ends.
+
+    A value holds until the next update is done: the weights of an update are not there before.
+    """
+    times = [run.spent[clock][run.counted] for run in runs]
+    values = [run.metrics[data][metric][run.counted] for run in runs]
+    grid = np.linspace(0, min(time[-1] for time in times), 401)
+    held = [np.searchsorted(time, grid, side="right") - 1 for time in times]
+    return grid, np.stack([value[np.maximum(index, 0)] for value, index in zip(values, held, strict=True)])
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """In what, besides optimizer and seed, runs differ that stand in one table."""
+    apart = ("optimizer", "seed", "study")
+    shared = [{key: value for key, value in run.config.items() if key not in apart} for run in runs]
+    found = dict.fromkeys(text for config in shared[1:] for text in defaults.differences(shared[0], config))
+    return [f"the runs were not made under the same conditions: {text}" for text in found]
+
+
+def _late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
+    """A metric's mean over the last tenth of each run."""
+    return np.array([run.metrics[data][metric][run.last_tenth].mean() for run in runs])
+
+
+def _worse_last(value: float, runs: Sequence[Run]) -> float:
+    return -value if runs[0].primary.direction == "max" else value
+
+
+def _cell(mean: float, half: float | None) -> str:
+    digits = _digits(mean)
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def _digits(value: float) -> int:
+    """Decimals to show of figures of this size."""
+    return 4 if abs(value) < 1 else 2

@@ -1,0 +1,11 @@
+from pathlib import Path
+
+from benchmarks.config import compose
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def quadratic(root: Path, *overrides: str, updates: int = 12):
+    return compose(
+        [f"root={root}", "env=quadratic", "optimizer=fixed", f"budget={{amount: {updates}, unit: updates}}", *overrides]
+    )

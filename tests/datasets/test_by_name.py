@@ -1,0 +1,73 @@
+"""Data by their names: where they are looked for, and what is said where they are not."""
+
+from pathlib import Path
+
+import pytest
+
+from hgenv.datasets import VARIABLE, DataError, heads, load_heads, load_model, load_photos
+from hgenv.datasets.folder import find_folder
+
+
+def test_the_folder_given_comes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert find_folder(None, "data='mbii'", "mbii/") == tmp_path
+    assert find_folder("elsewhere", "data='mbii'", "mbii/") == Path("elsewhere")
+    for forget in (lambda: monkeypatch.setenv(VARIABLE, ""), lambda: monkeypatch.delenv(VARIABLE)):
+        forget()
+        with pytest.raises(DataError, match=f"data='mbii' needs the folder that contains mbii/: .*{VARIABLE}"):
+            find_folder(None, "data='mbii'", "mbii/")
+
+
+def test_who_names_no_folder_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    cure = f"set the environment variable {VARIABLE} or pass data_folder"
+    for load, what in (
+        (lambda: load_photos("mbii"), "data='mbii' needs the folder that contains mbii/"),
+        (lambda: load_heads("scans"), "data='scans' needs the folder that contains faces/"),
+        (lambda: load_heads("basel"), "data='basel' needs the folder that contains the scans (.ply)"),
+        (lambda: load_model("ict"), "model='ict' needs the folder that contains faces/"),
+        (lambda: load_model("bfm"), "model='bfm' needs the folder that contains faces/"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load()
+        assert str(caught.value) == f"{what}: {cure}"
+
+
+def test_a_folder_without_the_data_is_named_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for load in (
+        lambda: load_photos("mbii"),
+        lambda: load_heads("scans"),
+        lambda: load_heads("basel"),
+        lambda: load_model("ict"),
+        lambda: load_model("bfm"),
+    ):
+        with pytest.raises(DataError, match=str(tmp_path)) as caught:
+            load()
+        assert any(cure in str(caught.value) for cure in ("get ", "name ", "make ", "clone "))
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown data 'nyu'; choose one of standin, mbii"):
+        load_photos("nyu")
+    with pytest.raises(ValueError, match="unknown data 'mbii'; choose one of standin, scans, basel"):
+        load_heads("mbii")
+    with pytest.raises(ValueError, match="unknown model 'flame'; choose one of standin, ict, bfm"):
+        load_model("flame")
+
+
+def test_the_stand_ins_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    photos, faces = load_photos("standin", size=16), load_heads("standin", size=16)
+    assert [x.label for x in photos] == ["stand-in validation", "stand-in test"]
+    assert [x.label for x in faces] == [f"stand-in {split}" for split in heads.SPLITS]
+    for x in (*photos, *faces):
+        assert x.samples.image.shape[-1] == 16
+        assert len(x.samples) == len(x.to("cpu").samples)
+    assert load_model("standin").label == "stand-in face"
+
+
+def test_a_models_own_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/nowhere")
+    with pytest.raises(DataError, match=str(tmp_path / "own.mat")):
+        load_model("bfm", tmp_path / "own.mat")
