@@ -95,7 +95,6 @@ class TestTwoLayers(LearnerConformance):
 
 class TestNormalsLearner(LearnerConformance):
     tolerance = 1e-5
-    reach = 1e-5
 
     def make(self) -> Learner:
         return DenseLearner(NormalsTask(), Network(size=32), torch.float64)
@@ -109,7 +108,6 @@ class TestNormalsLearner(LearnerConformance):
 
 class TestNormalsLearnerInSinglePrecision(LearnerConformance):
     tolerance = 1e-2
-    reach = 1e-3
 
     def make(self) -> Learner:
         return DenseLearner(NormalsTask(), Network(size=32))
@@ -123,7 +121,6 @@ class TestNormalsLearnerInSinglePrecision(LearnerConformance):
 
 class TestDepthLearner(LearnerConformance):
     tolerance = 1e-5
-    reach = 1e-5
 
     def make(self) -> Learner:
         return DenseLearner(DepthTask(), Network(size=32), torch.float64)

@@ -29,7 +29,7 @@ class LearnerConformance:
         reach: How far, as a share of their length, weights and samples are moved for the central differences that check
             second derivatives.
         tolerance: How far results may be apart that are the same but for rounding, and derivatives from differences, as
-            a fraction of their size. These defaults are for float64; float32 needs about 1e-2 for both.
+            a fraction of their size. The default is for float64; float32 needs about 1e-2.
     """
 
     batched = True
@@ -54,7 +54,7 @@ class LearnerConformance:
             first = self.make().initial_weights(3)
         with disturbed_global_randomness():
             again = self.make().initial_weights(3)
-        assert _same(first, again), "one seed gave two sets of weights: draw from a generator of your own, seeded with it"
+        assert _same(first, again), "one seed gave two sets of weights: use a generator of your own, seeded with it"
         assert not _same(first, self.make().initial_weights(4)), "the seed has no effect on the weights"
         for name, weight in first.items():
             assert weight.device.type == "cpu", f"{name} is on {weight.device}; the environment moves weights, not you"
@@ -104,43 +104,39 @@ class LearnerConformance:
         learner, samples = self.make(), self.samples()
         draw = torch.Generator().manual_seed(8)
         weights = learner.initial_weights(0)
-        v = {name: torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for name, w in weights.items()}
-        u = {name: torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for name, w in weights.items()}
-        along = samples.map(
-            lambda x: torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x) if x.is_floating_point() else x
-        )
+        fields = [x for x in samples.tensors if x.is_floating_point()]
 
-        def slope(weights: Weights, samples: Samples, graph: bool = False) -> Tensor:
-            """Of the training loss, along v."""
-            leaves = {name: w if graph else w.detach().requires_grad_() for name, w in weights.items()}
-            loss = training_loss(learner, leaves, samples)
-            gradient = torch.autograd.grad(loss, list(leaves.values()), create_graph=graph)
-            return torch.stack([(g * v[name]).sum() for name, g in zip(leaves, gradient, strict=True)]).sum()
+        def drawn(like: list[Tensor]) -> list[Tensor]:
+            return [torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x) for x in like]
 
-        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        moving = samples.map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
-        variables = [x for x in moving.tensors if x.requires_grad]
-        found = torch.autograd.grad(
-            slope(leaves, moving, graph=True), [*leaves.values(), *variables], materialize_grads=True
-        )
-        by_weights, by_samples = found[: len(leaves)], found[len(leaves) :]
-        pairs = (
-            ("weights", by_weights, list(weights.values()), list(u.values())),
-            ("samples", by_samples, [x.detach() for x in variables], [x for x in along.tensors if x.is_floating_point()]),
-        )
-        for what, derivatives, values, directions in pairs:
-            if not values:
+        v = drawn(list(weights.values()))
+
+        def slope(values: list[Tensor], parts: list[Tensor], *, graph: bool = False) -> Tensor:
+            """Of the training loss at these weights and fields, along v."""
+            leaves = values if graph else [w.detach().requires_grad_() for w in values]
+            loss = training_loss(learner, dict(zip(weights, leaves, strict=True)), _with_fields(samples, parts))
+            gradient = torch.autograd.grad(loss, leaves, create_graph=graph)
+            return torch.stack([(g * d).sum() for g, d in zip(gradient, v, strict=True)]).sum()
+
+        values = [w.detach().requires_grad_() for w in weights.values()]
+        parts = [x.detach().requires_grad_() for x in fields]
+        found = torch.autograd.grad(slope(values, parts, graph=True), [*values, *parts], materialize_grads=True)
+        for what, derivatives, start in (
+            ("weights", found[: len(values)], list(weights.values())),
+            ("samples", found[len(values) :], fields),
+        ):
+            if not start:
                 continue
-            step = self.reach * math.sqrt(_square(values) / _square(directions))
-            ends = []
-            for sign in (1, -1):
-                moved = iter([x + sign * step * d for x, d in zip(values, directions, strict=True)])
-                if what == "weights":
-                    ends.append(slope({name: next(moved) for name in weights}, samples))
-                else:
-                    ends.append(slope(weights, samples.map(lambda x, m=moved: next(m) if x.is_floating_point() else x)))
-            difference = float(ends[0] - ends[1]) / (2 * step)
-            exact = float(sum((a * d).sum() for a, d in zip(derivatives, directions, strict=True)))
+            directions = drawn(start)
+            step = self.reach * math.sqrt(_square(start) / _square(directions))
+
+            def moved(by: float, what: str = what, start: Any = start, directions: Any = directions) -> float:
+                there = [x + by * d for x, d in zip(start, directions, strict=True)]
+                return float(slope(there, fields) if what == "weights" else slope(list(weights.values()), there))
+
+            near, far = moved(step) - moved(-step), moved(2 * step) - moved(-2 * step)
+            difference = (8 * near - far) / (12 * step)
+            exact = sum(float((a * d).sum()) for a, d in zip(derivatives, directions, strict=True))
             assert abs(exact - difference) <= self.tolerance * abs(difference) + 1e-12, (
                 f"the derivative of the training loss's gradient by the {what} is {exact} by autograd and {difference} "
                 "by central differences: network and training_loss must be twice differentiable"
@@ -198,7 +194,8 @@ class LearnerConformance:
         learner, samples = self.make(), self.samples()
         rule = SGD(1e-3)
         start = rule.start(learner.initial_weights(0))
-        own = [samples, samples[torch.arange(len(samples)).roll(1)], samples[torch.zeros(len(samples), dtype=torch.long)]]
+        rows = torch.arange(len(samples))
+        own = [samples, samples[0 * rows], samples[(rows + 1) // 2]]
         together = train_together(learner, rule, start, [type(samples).stack(own)])
         for copy, batch in enumerate(own):
             alone = train(learner, rule, start, [batch])[-1]
@@ -210,7 +207,7 @@ class LearnerConformance:
                 )
 
     def test_picture(self) -> None:
-        """Pictures of samples, and of what the network says about them, are rows of uint8 images of one size; or None."""
+        """Pictures of samples, without and with the network's output, are None or rows of uint8 images of one size."""
         learner, samples = self.make(), self.samples()
         with torch.no_grad():
             output = learner.output(learner.initial_weights(0), samples)
@@ -239,10 +236,16 @@ def _check_picture(what: str, picture: Picture, count: int) -> None:
     )
     for row, title in zip(picture.rows, picture.titles, strict=True):
         assert row.dtype == np.uint8, f"{what}: {title} is {row.dtype}; uint8 is needed"
-        assert row.ndim == 4 and len(row) == count and row.shape[-1] == 3, (
+        assert row.shape == (count, *row.shape[1:3], 3), (
             f"{what}: {title} has shape {row.shape}; ({count}, H, W, 3) is needed"
         )
         assert row.shape == picture.rows[0].shape, f"{what}: {title} and {picture.titles[0]} differ in size"
+
+
+def _with_fields(samples: Samples, fields: list[Tensor]) -> Samples:
+    """The samples with other floating-point fields."""
+    given = iter(fields)
+    return samples.map(lambda x: next(given) if x.is_floating_point() else x)
 
 
 def _same(first: Weights, second: Weights) -> bool:

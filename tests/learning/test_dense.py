@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from hgenv import DenseSamples, Network
-from hgenv.learning import DenseLearner
+from hgenv.learning import SGD, DenseLearner, validation_loss
 from hgenv.learning.hourglass import PRESETS
 from hgenv.tasks.depth import DepthTask
 from hgenv.tasks.normals import NormalsTask
 
-SIZE = 16
+from .parts import SIZE, normals_learner, photos, random_samples, trained
 
 
 def test_same_seed_same_bits_and_no_global_random_numbers():
@@ -51,6 +51,28 @@ def test_images_are_converted_to_the_networks_type(kind):
     blank = torch.zeros(1, 3, SIZE, SIZE)
     (maps,) = learner.output(learner.initial_weights(0), DenseSamples(blank[:, :1].to(kind), blank, blank[:, :1]))
     assert maps.dtype == torch.float32
+
+
+class Bare(DenseLearner):
+    """Puts out one map instead of a list of one."""
+
+    def output(self, weights, samples):
+        return super().output(weights, samples)[-1]
+
+
+def test_a_bare_map_is_as_good_as_a_list_of_one():
+    samples, data, found = random_samples(4, 0, dtype=torch.float32), photos(dtype=torch.float32), []
+    rule = SGD(0.05, 0.9)
+    for kind in (DenseLearner, Bare):
+        learner = normals_learner(dtype=torch.float32, kind=kind)
+        state = trained(learner, rule, samples.split(2))[-1]
+        output = learner.output(state.weights, samples)
+        picture = learner.task.picture(samples, output)
+        found.append([
+            *state.tensors, validation_loss(learner, state.weights, data), learner.task.predict(output),
+            *map(torch.from_numpy, picture.rows),
+        ])  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def forward_flops(size, inputs, outputs):

@@ -20,7 +20,7 @@ from .parts import ADAM, FULL, PLAIN, SIZE, normals_learner, photos, random_samp
 
 SLOW = pytest.mark.parametrize(
     "rule",
-    [SGD(1e-3), SGD(1e-3, 0.9, 1e-2, 3), Adam(1e-4, epsilon=1e-6, decay_steps=3)],
+    [SGD(1e-3), SGD(1e-3, 0.9, 1e-2, 3), Adam(1e-5, epsilon=1e-6, decay_steps=3)],
     ids=["plain", "momentum and decay", "adam"],
 )
 
@@ -73,7 +73,8 @@ def test_the_cheap_sample_gradient_in_single_precision(rule):
     assert relative(found[torch.float32], found[torch.float64]) < 0.02
 
 
-@pytest.mark.parametrize("rule", [SGD(1e-3, 0.9), Adam(1e-5, epsilon=1e-6)], ids=["sgd", "adam"])
+# With a smaller epsilon a step of Adam is no longer nearly linear over what a sample moves the gradient by.
+@pytest.mark.parametrize("rule", [SGD(1e-3, 0.9), Adam(1e-4, epsilon=1e-2)], ids=["sgd", "adam"])
 def test_influence_foretells_what_replacing_a_sample_does(rule):
     """L with sample i in the place of sample j of the same step, trained anew, against the difference of influence."""
     learner, batches = normals_learner(), [random_samples(12, k) for k in range(2)]

@@ -100,8 +100,8 @@ def linear_photos(size=16):
         y, x = torch.meshgrid(centres(top, edge / size, size), centres(left, edge / size, size), indexing="ij")
         predictions.append(field(x, y))
     blank = torch.zeros(2, 1, size, size)
-    photos = Photos(DenseSamples(blank, blank.expand(2, 3, size, size), blank), ("first", "second"), tuple(native), "test")
-    return torch.stack(predictions).float(), photos
+    samples = DenseSamples(blank, blank.expand(2, 3, size, size), blank)
+    return torch.stack(predictions).float(), Photos(samples, ("first", "second"), tuple(native), "test")
 
 
 def test_predictions_are_placed_exactly():
