@@ -1,3 +1,5 @@
+"""Angles and the figures made of them: against the arc cosine, by hand, and on fields that are known everywhere."""
+
 import math
 import os
 from dataclasses import replace
@@ -7,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from hgenv.batch import Batch
-from hgenv.datasets import mbii, standin
+from hgenv import DenseSamples
+from hgenv.datasets import VARIABLE, mbii, standin
 from hgenv.datasets.photos import NativeTruth, Photos
-from hgenv.learning.metrics import angles, error_map, normal_metrics, score_normals
+from hgenv.tasks.normals import angles, error_map, normal_metrics, score_normals
 
-FOLDER = Path(os.environ.get(mbii.VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
+FOLDER = Path(os.environ.get(VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
 
 
 # --- Angles -----------------------------------------------------------------------------------------------------------
@@ -33,6 +35,14 @@ def test_angles_agree_with_the_arc_cosine():
     cosine = (a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)
     assert angles(a, b).shape == (4, 5, 6)
     torch.testing.assert_close(angles(a, b), cosine.acos(), rtol=1e-9, atol=1e-9)
+
+
+def test_angles_have_the_precision_of_the_prediction():
+    a, b = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for ours, theirs in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        found = angles(a.to(ours), b.to(theirs), dim=0)
+        assert found.dtype == ours
+        torch.testing.assert_close(found.double(), angles(a, b, dim=0), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_of_angles_are_right_and_finite_everywhere():
@@ -90,7 +100,7 @@ def linear_photos(size=16):
         y, x = torch.meshgrid(centres(top, edge / size, size), centres(left, edge / size, size), indexing="ij")
         predictions.append(field(x, y))
     blank = torch.zeros(2, 1, size, size)
-    photos = Photos(Batch(blank, blank.expand(2, 3, size, size), blank), ("first", "second"), tuple(native), "test")
+    photos = Photos(DenseSamples(blank, blank.expand(2, 3, size, size), blank), ("first", "second"), tuple(native), "test")
     return torch.stack(predictions).float(), photos
 
 
@@ -137,20 +147,20 @@ def test_error_maps_show_what_the_scores_sum_up():
 
 def test_the_truth_at_network_resolution_scores_well_and_nothing_does_not():
     photos = standin.load("validation")
-    found = score_normals(photos.batch.target, photos)
+    found = score_normals(photos.samples.target, photos)
     assert found["mean_degrees"] < 2
     assert found["median_degrees"] < 1
-    shifted = score_normals(photos.batch.target.roll(1, -1), photos)
+    shifted = score_normals(photos.samples.target.roll(1, -1), photos)
     assert shifted["mean_degrees"] > 2 * found["mean_degrees"]
-    nothing = score_normals(torch.zeros_like(photos.batch.target), photos)
+    nothing = score_normals(torch.zeros_like(photos.samples.target), photos)
     assert nothing["mean_degrees"] == pytest.approx(90)
     assert nothing["within_30"] == 0
 
 
-@pytest.mark.skipif(not (FOLDER / "mbii").is_dir(), reason=f"the MBII photos are not here; set {mbii.VARIABLE}")
+@pytest.mark.skipif(not (FOLDER / "mbii").is_dir(), reason=f"the MBII photos are not here; set {VARIABLE}")
 def test_the_truth_at_network_resolution_bounds_what_can_be_reached_on_real_photos():
     coarse, fine = (mbii.load(FOLDER, "train", size=size) for size in (64, 256))
-    found, better = (score_normals(photos.batch.target, photos) for photos in (coarse, fine))
+    found, better = (score_normals(photos.samples.target, photos) for photos in (coarse, fine))
     assert better["mean_degrees"] < 0.5 * found["mean_degrees"] < 4
 
 
