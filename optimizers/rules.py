@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -25,7 +25,7 @@ class Rule(ABC):
     """
 
     learning_rate: float
-    decay_updates: float
+    decay_updates: float = field(default=math.inf, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check both."""
@@ -60,7 +60,6 @@ class RMSprop(Rule):
     rho: float = 0.9
     eps: float = 1e-8
     momentum: float = 0.0
-    decay_updates: float = math.inf
 
     def make(self, beta: torch.nn.Parameter) -> torch.optim.Optimizer:
         """`torch.optim.RMSprop`."""
@@ -79,7 +78,6 @@ class SGD(Rule):
 
     learning_rate: float = 0.01
     momentum: float = 0.0
-    decay_updates: float = math.inf
 
     def make(self, beta: torch.nn.Parameter) -> torch.optim.Optimizer:
         """`torch.optim.SGD`."""
@@ -102,7 +100,6 @@ class Adam(Rule):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    decay_updates: float = math.inf
 
     def make(self, beta: torch.nn.Parameter) -> torch.optim.Optimizer:
         """`torch.optim.Adam`."""

@@ -11,6 +11,6 @@ What a task's figures are called and how its samples look is the task's own busi
 """
 
 from .tables import Table
-from .write import Collection, collect, keep, write
+from .pages import Collection, collect, keep, write
 
 __all__ = ["Collection", "Table", "collect", "keep", "write"]

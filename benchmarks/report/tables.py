@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from scipy import stats
 
 from hgenv.accounting import OFF_CLOCK, PHASES
 
+from .. import defaults
 from ..studies import DATA, Run
 from .style import ordered
 
@@ -189,20 +190,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """In what, besides optimizer and seed, runs differ that stand in one table."""
     apart = ("optimizer", "seed", "study")
     shared = [{key: value for key, value in run.config.items() if key not in apart} for run in runs]
-    found = dict.fromkeys(text for config in shared[1:] for text in _differing(shared[0], config))
+    found = dict.fromkeys(text for config in shared[1:] for text in defaults.differences(shared[0], config))
     return [f"the runs were not made under the same conditions: {text}" for text in found]
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two settings, as `key: value here, value there`."""
-    found = []
-    for key in dict.fromkeys([*one, *other]):
-        a, b = one.get(key, "(none)"), other.get(key, "(none)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a}, {b}")
-    return found
 
 
 def _late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:

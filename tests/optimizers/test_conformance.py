@@ -1,82 +1,130 @@
+"""Every optimizer, as configured and otherwise, under the kit; what the kit notices; and estimators of one's own."""
+
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from hgenv.decision import DecisionError, DecisionSpace
-from hgenv.env import DataGenEnv
+from hgenv import DataGenEnv, DecisionError, DecisionSpace
 from hgenv.testing import OptimizerConformance
 from optimizers import (
     REGISTRY,
-    BasicRandomSearch,
-    CreditGradient,
+    SGD,
+    Adam,
+    Antithetic,
+    Credit,
     Evolution,
-    Fixed,
-    HybridGradient,
+    GradientOptimizer,
+    Hybrid,
     Optimizer,
+    Proposal,
     RandomSearch,
+    RMSprop,
+    Shrinkage,
+    augmented_random_search,
+    credit_gradient,
 )
+
+from .tools import center, draws, gradient, losses, mixture, quadratic
 
 
 class TestHybridGradient(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return HybridGradient(space, seed=seed)
+        return REGISTRY["hybrid_gradient"](space, seed=seed)
+
+
+class TestHybridGradientPaper(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["hybrid_gradient_paper"](space, seed=seed)
+
+
+class TestHybridGradientPaperOnASimplex(TestHybridGradientPaper):
+    """Clipped, it is not always valid within; what it asks and steps at is."""
+
+    def make_env(self) -> DataGenEnv:
+        return mixture()
 
 
 class TestHybridGradientGaussian(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return HybridGradient(
-            space, seed=seed, directions="gaussian", exact=False, momentum=0.5, max_norm=1.0, decay_updates=20.0
-        )
+        estimator = Hybrid(directions="gaussian", last_steps=None, curvature=True, pathwise=False)
+        rule = RMSprop(0.005, momentum=0.5, decay_updates=20.0)
+        return GradientOptimizer(space, estimator, rule, seed=seed, shrinkage=Shrinkage())
 
 
 class TestCreditGradient(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return CreditGradient(space, seed=seed)
+        return REGISTRY["credit_gradient"](space, seed=seed)
 
 
 class TestCreditGradientCoordinate(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return CreditGradient(space, seed=seed, directions="coordinate", clip_pairs="median", every=2, shrink=0.9)
+        estimator = Credit(directions="coordinate", clip_pairs=True)
+        return credit_gradient(space, seed=seed, estimator=estimator, period=2, shrinkage=Shrinkage(0.9))
+
+
+class TestCreditGradientOnASimplex(TestCreditGradient):
+    def make_env(self) -> DataGenEnv:
+        return mixture()
 
 
 class TestBasicRandomSearch(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return BasicRandomSearch(space, seed=seed)
+        return REGISTRY["basic_random_search"](space, seed=seed)
+
+
+class TestBasicRandomSearchPaper(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["basic_random_search_paper"](space, seed=seed)
 
 
 class TestAugmentedRandomSearch(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return BasicRandomSearch(space, seed=seed, rule="sgd", normalize=True, learning_rate=0.02, momentum=0.5)
+        return REGISTRY["augmented_random_search"](space, seed=seed)
+
+
+class TestAugmentedRandomSearchWithMomentum(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        estimator = Antithetic(num_directions=2, normalize=True)
+        return augmented_random_search(space, seed=seed, estimator=estimator, rule=SGD(0.02, momentum=0.5))
+
+
+class TestAdamAndClippedBounds(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return GradientOptimizer(space, Hybrid(), Adam(0.02), seed=seed, bounds="clip")
 
 
 class TestEvolution(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return Evolution(space, seed=seed)
+        return REGISTRY["evolution"](space, seed=seed)
 
 
-class TestEvolutionMean(OptimizerConformance):
+class TestEvolutionDifferential(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return Evolution(space, seed=seed, name="DE", population=6, step_at="mean")
+        return Evolution(space, seed=seed, name="DE", population=6, period=1)
 
 
 class TestRandomSearch(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return RandomSearch(space, seed=seed)
+        return REGISTRY["random_search"](space, seed=seed)
 
 
 class TestFixed(OptimizerConformance):
     improves = False
 
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return Fixed(space, seed=seed)
+        return REGISTRY["fixed"](space, seed=seed)
 
 
 def test_registry_names_all() -> None:
     assert list(REGISTRY) == [
         "hybrid_gradient",
+        "hybrid_gradient_paper",
         "credit_gradient",
         "basic_random_search",
+        "basic_random_search_paper",
+        "augmented_random_search",
         "evolution",
         "random_search",
         "fixed",
@@ -93,22 +141,40 @@ def test_state_of_another_space_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("estimator", "options", "message"),
+    [
+        (Hybrid, {"directions": "x"}, "'gaussian' or 'coordinate'"),
+        (Hybrid, {"sigma": 0.0}, "positive"),
+        (Hybrid, {"num_directions": 0}, "positive"),
+        (Hybrid, {"last_steps": 0}, "last_steps must be None or at least 1, not 0"),
+        (Credit, {"directions": "x"}, "'gaussian' or 'coordinate'"),
+        (Credit, {"sigma": 0.0}, "positive"),
+        (Antithetic, {"num_directions": 0}, "positive"),
+        (Antithetic, {"sigma": 0.0}, "positive"),
+        (Antithetic, {"best": 3}, "1 to 2 directions, not 3"),
+        (Antithetic, {"best": 0}, "1 to 2 directions, not 0"),
+    ],
+)
+def test_estimators_that_there_are_not_are_refused(estimator: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimator(**options)
+
+
+@pytest.mark.parametrize("estimator", [Hybrid(), Credit(), Antithetic()])
+def test_estimators_are_frozen_values(estimator: Any) -> None:
+    assert estimator == type(estimator)()
+    with pytest.raises(AttributeError):
+        estimator.sigma = 0.2
+
+
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("hybrid_gradient", {"directions": "x"}, "'gaussian' or 'coordinate'"),
-        ("hybrid_gradient", {"clip_samples": "x"}, "'median' or None"),
-        ("hybrid_gradient", {"sigma": 0.0}, "positive"),
-        ("hybrid_gradient", {"learning_rate": 0.0}, "positive"),
-        ("credit_gradient", {"directions": "x"}, "'gaussian' or 'coordinate'"),
-        ("credit_gradient", {"clip_pairs": "x"}, "'median' or None"),
-        ("credit_gradient", {"sigma": 0.0}, "positive"),
-        ("basic_random_search", {"pairs": 0}, "positive"),
-        ("basic_random_search", {"rule": "adam"}, "'sgd' or 'rmsprop'"),
         ("evolution", {"name": "CMMA"}, "knows no optimizer 'CMMA'; choose e.g. CMA"),
         ("evolution", {"name": "NGOpt"}, r"numpy 2\.4"),
         ("evolution", {"name": "SPSA"}, "SPSA cannot take a generation of"),
         ("evolution", {"population": 1}, "at least 2"),
-        ("evolution", {"step_at": "worst"}, "'best' or 'mean'"),
+        ("evolution", {"sigma": 0.0}, "positive"),
         ("random_search", {"candidates": 0}, "positive"),
     ],
 )
@@ -116,6 +182,9 @@ def test_bad_hyperparameters_are_refused(name: str, options: dict[str, object], 
     space = OptimizerConformance().make_env().space
     with pytest.raises(ValueError, match=message):
         REGISTRY[name](space, seed=0, **options)
+
+
+# --- What the kit notices --------------------------------------------------------------------------------------------
 
 
 class Spoilt(RandomSearch):
@@ -128,7 +197,7 @@ class Spoilt(RandomSearch):
 class Elsewhere(Spoilt):
     def __init__(self, space: DecisionSpace, seed: int) -> None:
         super().__init__(space, seed)
-        self.scaled = self.scaled + 0.1
+        self.normalized = self.normalized + 0.1
 
 
 class OutOfBounds(Spoilt):
@@ -150,25 +219,25 @@ class StepsFirst(Spoilt):
 
 class Global(Spoilt):
     def update(self, env: DataGenEnv) -> None:
-        self.scaled = torch.rand(env.space.dimension, dtype=torch.float64)
+        self.normalized = torch.rand(env.space.dimension, dtype=torch.float64)
         env.step(self.recommendation)
 
 
 class TrustsEveryLoss(Spoilt):
     def update(self, env: DataGenEnv) -> None:
         (outcome,) = env.probe(self.recommendation[None])
-        self.scaled = self.scaled - 0 * float("nan" if outcome.loss is None else outcome.loss)
+        self.normalized = self.normalized - 0 * float("nan" if outcome.loss is None else outcome.loss)
         env.step(self.recommendation)
 
 
 class Forgets(Spoilt):
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scaled = state["scaled"]
+        self.normalized = state["normalized"]
 
 
 class Worsens(Spoilt):
     def update(self, env: DataGenEnv) -> None:
-        self.scaled = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+        self.normalized = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
         env.step(self.recommendation)
 
 
@@ -199,10 +268,13 @@ def test_the_kit_notices(spoilt: type[Spoilt], check: str) -> None:
         torch.set_rng_state(state)
 
 
+# --- Fixed -----------------------------------------------------------------------------------------------------------
+
+
 def test_a_random_beta_is_valid_and_stays() -> None:
     env = OptimizerConformance().make_env()
     env.reset(seed=0)
-    optimizers = [Fixed(env.space, seed=seed, beta="random") for seed in (0, 0, 1)]
+    optimizers = [REGISTRY["fixed"](env.space, seed=0, initial=f"random:{number}") for number in (0, 0, 1)]
     betas = [optimizer.recommendation for optimizer in optimizers]
     assert torch.equal(betas[0], betas[1])
     assert not torch.equal(betas[0], betas[2])
@@ -215,17 +287,84 @@ def test_trains_at_a_given_beta() -> None:
     env = OptimizerConformance().make_env()
     env.reset(seed=0)
     wanted = env.space.project(env.space.low + 0.3 * (env.space.high - env.space.low))
-    optimizer = Fixed(env.space, seed=0, beta=wanted.tolist())
+    optimizer = REGISTRY["fixed"](env.space, seed=0, initial=wanted.tolist())
     optimizer.update(env)
     assert env.outcome is not None
     torch.testing.assert_close(env.outcome.beta, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("beta", "error", "message"), [
-    ("luck", ValueError, "initial, random, or . numbers, not 'luck'"),
-    ([0.1], DecisionError, "components"),
-    ([99.0] * 4, DecisionError, "outside"),
-])  # fmt: skip
-def test_a_beta_that_cannot_be_held_is_refused(beta, error, message) -> None:
-    with pytest.raises(error, match=message):
-        Fixed(OptimizerConformance().make_env().space, seed=0, beta=beta)
+# --- Estimators of one's own -----------------------------------------------------------------------------------------
+
+
+class Simultaneous:
+    """SPSA (Spall, 1992): one pair of probes, all components moved by sigma, up or down."""
+
+    def __init__(self, sigma: float = 0.05) -> None:
+        self.sigma = sigma
+
+    def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
+        return None
+
+    def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
+        delta = self.sigma * (2.0 * torch.randint(2, center.shape, generator=random) - 1).double()
+        ends = env.space.denormalize(torch.stack([center + delta, center - delta]))
+        plus, minus = env.probe(env.space.project(ends))
+        return (plus.loss - minus.loss) / (2 * delta)[None] if plus.ok and minus.ok else None
+
+
+class ScoreFunction:
+    """REINFORCE over beta, one point a sample: influence times the score of the beta that the sample was drawn at."""
+
+    def __init__(self, sigma: float = 0.05) -> None:
+        self.sigma = sigma
+
+    def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
+        noise = torch.randn((env.problem.num_samples, len(center)), generator=random, dtype=torch.float64)
+        return Proposal((center + self.sigma * noise).clamp(0, 1))
+
+    def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
+        if env.last is None or not env.last.outcome.ok:
+            return None
+        influence = env.last.influence()
+        score = (env.space.normalize(env.last.betas) - center) / self.sigma**2
+        return len(score) * (influence - influence.mean())[:, None] * score
+
+
+class TestSimultaneous(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return GradientOptimizer(space, Simultaneous(), Adam(0.02), seed=seed)
+
+
+class TestScoreFunction(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return GradientOptimizer(space, ScoreFunction(), RMSprop(0.01), seed=seed, shrinkage=Shrinkage(0.9))
+
+
+def test_an_estimator_of_ones_own_is_unbiased() -> None:
+    """Of SPSA 400, against differences of L; without curvature influence is exact where there is one training step."""
+    env, random, h = quadratic(), draws(), 1e-5
+    steps = h * torch.eye(4, dtype=torch.float64)
+    expected = (losses(env, center(env) + steps) - losses(env, center(env) - steps)) / (2 * h)
+    found = []
+    for _ in range(400):
+        rows = Simultaneous().estimate(env, center(env), random)
+        assert rows is not None
+        found.append(rows[0])
+    estimates = torch.stack(found)
+    error = estimates.std(0) / len(estimates) ** 0.5
+    assert ((estimates.mean(0) - expected).abs() <= 4 * error).all()
+    assert (4 * error < 0.5 * expected.norm()).all()
+
+
+def test_a_proposal_of_ones_own_is_looked_back_on() -> None:
+    env = quadratic(unroll_steps=1, batch_size=4096)
+    h = 1e-5
+    steps = h * torch.eye(4, dtype=torch.float64)
+    expected = (losses(env, center(env) + steps) - losses(env, center(env) - steps)) / (2 * h)
+    optimizer = GradientOptimizer(env.space, ScoreFunction(), SGD(), seed=0)
+    optimizer.update(env)
+    rows = ScoreFunction().estimate(env, center(env), draws())
+    assert rows is not None
+    error = rows.std(0) / len(rows) ** 0.5
+    assert ((gradient(ScoreFunction(), env) - expected).abs() <= 4 * error).all()
+    assert (4 * error < expected.norm()).all()
