@@ -91,10 +91,10 @@ def test_a_batch_gives_the_same_but_for_rounding_at_the_same_price(size: int | N
     for prober in (Serial(), Batched(size)):
         env = small(prober=prober)
         outcomes = env.probe(some_betas(env))
-        assert all(torch.equal(o.beta, beta) for o, beta in zip(outcomes, some_betas(env), strict=True))
-        found.append(([o.loss for o in outcomes], env.ledger.counts))
+        found.append(([o.loss for o in outcomes], env.ledger.counts, torch.stack([o.beta for o in outcomes])))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
     assert found[0][1] == found[1][1]
+    assert torch.equal(found[0][2], found[1][2])
 
 
 class Threaded:
