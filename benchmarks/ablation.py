@@ -2,19 +2,20 @@
 
 At the initial beta and after some updates of training, every estimate is compared with a reference: central differences
 of L itself, coordinate by coordinate, with common random numbers, averaged over several sets of sample seeds. Its own
-noise shows in the cosine between its two halves. Figures are given for all components and by group: those that pick
-(probabilities), other shape blocks, and the blocks that the generator is smooth in (the light). Takes the overrides of
-`benchmarks.run` for the environment; writes `rows.jsonl` (every gradient, per fraction of range) and `report.md`
-(cosines, cost of an estimate).
+noise shows in the cosine between its two halves. Figures are given for all components and by group: the blocks that the
+generator has derivatives of (pathwise), those that pick (probabilities), and others.
+
+Takes the overrides of `benchmarks.run` for the environment. Writes `rows.parquet` (every gradient, per fraction of
+range) and `report.md` (cosines, cost of an estimate); what the folder holds of other environments stays. With
+`--report`, nothing is measured, and `report.md` is made again from the rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +23,43 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from hgenv import DataGenEnv
-from hgenv.env import Outcome
-from optimizers import BasicRandomSearch, CreditGradient, HybridGradient
+from hgenv import DataGenEnv, Generator, Outcome
+from optimizers import Antithetic, Credit, Estimator, Hybrid
 
 from . import records
-from .run import compose, make_environment, settings
-
-# Name, optimizer, and what differs from the class's defaults.
-Estimator = tuple[str, Any, dict[str, Any]]
+from .config import compose, make_environment
+from .studies import ROWS, read_estimates, write_estimates
 
 
-def _estimators() -> list[Estimator]:
-    found: list[Estimator] = []
+def _estimators() -> dict[str, Estimator]:
+    found: dict[str, Estimator] = {}
     for pairs, sigma in ((2, 0.05), (2, 0.1), (2, 0.2), (8, 0.1)):
-        name = f"basic random search, {pairs} pairs, sigma {sigma}"
-        found.append((name, BasicRandomSearch, {"pairs": pairs, "sigma": sigma}))
-    plain = {"exact": False, "clip_samples": None}
+        found[f"basic random search, {pairs} pairs, sigma {sigma}"] = Antithetic(num_directions=pairs, sigma=sigma)
+
+    def paper(directions: Any, shared: bool, count: int, sigma: float) -> None:
+        name = f"hybrid, {count} {directions} {'shared' if shared else 'per sample'}, sigma {sigma}"
+        found[name] = Hybrid(
+            directions, count, shared, sigma, last_steps=None, curvature=True, pathwise=False, clip_samples=False
+        )
+
     for directions in ("gaussian", "coordinate"):
         for shared in (True, False):
             for count in (4, 16):
-                name = f"hybrid, {count} {directions} {'shared' if shared else 'per sample'}, sigma 0.05"
-                changes = {"directions": directions, "shared": shared, "count": count, "sigma": 0.05}
-                found.append((name, HybridGradient, plain | changes))
+                paper(directions, shared, count, 0.05)
     for sigma in (0.02, 0.1, 0.2):
-        changes = {"directions": "coordinate", "count": 16, "sigma": sigma}
-        found.append((f"hybrid, 16 coordinate per sample, sigma {sigma}", HybridGradient, plain | changes))
-    for count in (8, 10**6):
-        for clip in (None, "median"):
-            name = f"hybrid, {count if count == 8 else 'all'} coordinates, exact light"
-            clipped: dict[str, Any] = {"count": count, "clip_samples": clip}
-            found.append((name + (", samples clipped" if clip else ""), HybridGradient, clipped))
-    for steps, which in ((None, "all steps"), (1, "last step")):
-        name = f"hybrid, {which} without curvature, 8 coordinates, exact light, samples clipped"
-        found.append((name, HybridGradient, {"steps": steps, "curvature": False}))
+        paper("coordinate", False, 16, sigma)
+    for count, number in ((8, "8"), (10**6, "all")):
+        for clip in (False, True):
+            name = f"hybrid, {number} coordinates, pathwise" + (", samples clipped" if clip else "")
+            found[name] = Hybrid(num_directions=count, last_steps=None, curvature=True, clip_samples=clip)
+    for last_steps, which in ((None, "all steps"), (1, "last step")):
+        name = f"hybrid, {which} without curvature, 8 coordinates, pathwise, samples clipped"
+        found[name] = Hybrid(last_steps=last_steps)
     for directions in ("gaussian", "coordinate"):
         for sigma in (0.05, 0.1, 0.2):
-            changes = {"directions": directions, "sigma": sigma}
-            found.append((f"credit, {directions}, sigma {sigma}", CreditGradient, changes))
-    found.append(("credit, gaussian, sigma 0.1, pairs clipped", CreditGradient, {"clip_pairs": "median"}))
-    found.append(("credit by the full adjoint, gaussian, sigma 0.1", CreditGradient, {"exact": True}))
+            found[f"credit, {directions}, sigma {sigma}"] = Credit(directions, sigma)  # type: ignore[arg-type]
+    found["credit, gaussian, sigma 0.1, pairs clipped"] = Credit(sigma=0.1, clip_pairs=True)
+    found["credit with curvature, gaussian, sigma 0.1"] = Credit(sigma=0.1, curvature=True)
     return found
 
 
@@ -88,39 +86,49 @@ class Bench:
     def reference(self, draw: int, sigma: float) -> Tensor:
         """Central differences of L along every coordinate, (d,)."""
         env, space = self.at(draw), self.env.space
-        centre = space.scale(self.beta)
+        center = space.normalize(self.beta)
         steps = sigma * torch.eye(space.dimension, dtype=torch.float64)
-        ahead, behind = (centre + steps).clamp(0, 1), (centre - steps).clamp(0, 1)
-        outcomes = env.probe(space.clip(space.unscale(torch.cat([ahead, behind]))))
+        ahead, behind = (center + steps).clamp(0, 1), (center - steps).clamp(0, 1)
+        outcomes = env.probe(space.clip(space.denormalize(torch.cat([ahead, behind]))))
         losses = torch.tensor([_loss(o) for o in outcomes], dtype=torch.float64).reshape(2, -1)
         return (losses[0] - losses[1]) / (ahead - behind).sum(-1)
 
     def estimates(self, draw: int) -> Iterator[tuple[str, Tensor, float]]:
         """One estimate of every kind: its name, its gradient (d,), its CPU + GPU seconds beyond the step behind it."""
-        # All hybrid gradients by the adjoint look back on the same step, and one dL/dX serves them; each is charged
-        # for it.
-        env = self.at(draw)
+        # All that take dL/dX with curvature look back on the same step, and one dL/dX serves them; each is charged for
+        # it.
+        env, center = self.at(draw), self.env.space.normalize(self.beta)
         env.step(self.beta)
+        assert env.last is not None
         before = env.ledger.spent("total_seconds")
-        env.sample_gradient()
-        shared = env.ledger.spent("total_seconds") - before
-        for name, cls, changes in sorted(ESTIMATORS, key=lambda estimator: not _by_adjoint(estimator)):
-            served = _by_adjoint((name, cls, changes))
-            if not served:
+        env.last.sample_gradient()
+        served_at = env.ledger.spent("total_seconds") - before
+        for name, estimator in sorted(ESTIMATORS.items(), key=lambda pair: not _served(pair[1])):
+            random = torch.Generator().manual_seed(draw)
+            if not _served(estimator):
                 env = self.at(draw)
-                if cls is HybridGradient:
-                    env.step(self.beta)
-            optimizer = cls(env.space, seed=draw, **changes)
-            if cls is CreditGradient:
-                optimizer.update(env)
+                self._step(estimator, center, random)
             before = env.ledger.spent("total_seconds")
-            gradient = optimizer.gradient(env)
+            rows = estimator.estimate(env, center, random)
+            if rows is None:
+                raise SystemExit(f"{name}: no estimate at draw {draw}; the log above says why")
             cost = env.ledger.spent("total_seconds") - before
-            yield name, gradient, cost + (shared if served else 0)
+            yield name, rows.nanmean(0).nan_to_num(0), cost + (served_at if _served(estimator) else 0)
+
+    def _step(self, estimator: Estimator, center: Tensor, random: torch.Generator) -> None:
+        """The step that an estimator looks back on, if it does."""
+        if isinstance(estimator, Antithetic):
+            return
+        env, proposal = self.env, estimator.propose(self.env, center, random)
+        if proposal is None:
+            env.step(self.beta)
+            return
+        seeds = env.sample_seeds(len(proposal.betas) // proposal.share).repeat_interleave(proposal.share)
+        env.rollout(env.space.denormalize(proposal.betas), seeds=seeds, keep=True)
 
 
-def _by_adjoint(estimator: Estimator) -> bool:
-    return estimator[1] is HybridGradient and estimator[2].get("curvature", True)
+def _served(estimator: Estimator) -> bool:
+    return isinstance(estimator, Hybrid) and estimator.curvature
 
 
 def _loss(outcome: Outcome) -> float:
@@ -134,46 +142,43 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp(min=1e-300))
 
 
-def component_groups(env: DataGenEnv) -> dict[str, Tensor]:
-    """(d,) bool masks: all components, and those of each kind, where there is more than one kind."""
-    space = env.space
-    picks, smooth = torch.zeros(space.dimension, dtype=torch.bool), torch.zeros(space.dimension, dtype=torch.bool)
-    for name in env.generator.smooth:
-        smooth[space.slice(name)] = True
+def component_groups(generator: Generator) -> dict[str, list[int]]:
+    """The components of each kind, where there is more than one kind, and all of them."""
+    space = generator.space
+    kinds: dict[str, list[int]] = {"probabilities": [], "others": [], "pathwise": []}
     for block in space.blocks:
-        picks[space.slice(block.name)] = block.floor > 0
-    kinds = {"probabilities": picks, "other shape": ~picks & ~smooth, "smooth": smooth}
-    kinds = {name: kind for name, kind in kinds.items() if kind.any() and not kind.all()}
-    return {"all": torch.ones(space.dimension, dtype=torch.bool)} | kinds
+        kind = "probabilities" if block.floor > 0 else "others"
+        own = range(space.dimension)[space.slice(block.name)]
+        kinds["pathwise" if block.name in generator.pathwise else kind].extend(own)
+    mixed = {kind: own for kind, own in kinds.items() if 0 < len(own) < space.dimension}
+    return {"all": list(range(space.dimension))} | mixed
 
 
-def head(config: dict[str, Any], options: argparse.Namespace, arguments: list[str]) -> list[str]:
-    """What the table is about, line by line."""
-    env = config["env"]
-    size = f"{env['unroll_steps']} x {env['batch_size']}"
+def head(environment: str, facts: Mapping[str, Any]) -> list[str]:
+    """What a table is about, line by line."""
     return [
-        f"# Estimates of dL/dbeta: {records.environment_label(config)}, K x B = {size}",
+        f"## {environment}",
         "",
-        f"After {options.warm} updates at the initial beta. The reference is central differences of L, sigma "
-        f"{options.sigma}, coordinate by coordinate, mean of {options.references} draws of sample seeds. A row: mean "
-        f"cosine to it of one estimate and, after the slash, cosine of the mean of {options.draws} draws; in brackets "
+        f"After {facts['warm']} updates at the initial beta. The reference is central differences of L, sigma "
+        f"{facts['sigma']}, coordinate by coordinate, mean of {facts['references']} draws of sample seeds. A row: mean "
+        f"cosine to it of one estimate and, after the slash, cosine of the mean of {facts['draws']} draws; in brackets "
         "the noise of one (root of its mean square over draws) in lengths of the reference; over all components and "
         "by group; mean cosine between two draws; CPU + GPU seconds of one beyond the step behind it. The "
         "reference has noise too: its halves agree only so far, and an exact estimate would have the cosine in the "
         "line after that.",
         "",
-        f"Command: `python -m benchmarks.ablation {' '.join(arguments)}`",
+        f"Command: `{facts['command']}`",
         "",
     ]
 
 
-def report(rows: list[dict[str, Any]], groups: dict[str, Tensor]) -> list[str]:
-    """The table of what `rows` say, line by line."""
+def table(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, list[int]]) -> list[str]:
+    """The table of what `rows` of one environment say, line by line."""
     found: dict[str, list[Tensor]] = {}
     costs: dict[str, list[float]] = {}
     for row in rows:
         found.setdefault(row["estimator"], []).append(torch.tensor(row["gradient"], dtype=torch.float64))
-        costs.setdefault(row["estimator"], []).append(row["total_seconds"])
+        costs.setdefault(row["estimator"], []).append(row["seconds"])
     references = torch.stack(found.pop("reference"))
     reference = references.mean(0)
     even, odd = references[0::2].mean(0), references[1::2].mean(0)
@@ -200,10 +205,27 @@ def report(rows: list[dict[str, Any]], groups: dict[str, Tensor]) -> list[str]:
     return lines
 
 
+def write_report(folder: Path) -> str:
+    """Make report.md of a folder from its rows, and give its text.
+
+    Raises:
+        RecordError: There are no rows, or they are damaged.
+    """
+    rows, facts = read_estimates(folder)
+    lines = ["# Estimates of dL/dbeta", ""]
+    for environment, known in facts.items():
+        own = [row for row in rows if row["environment"] == environment]
+        lines += [*head(environment, known), *table(own, known["groups"]), ""]
+    text = "\n".join(lines[:-1]) + "\n"
+    records.write(folder / "report.md", text)
+    return text
+
+
 def main(arguments: list[str]) -> None:
-    """Measure; write the rows as they come, and the report."""
+    """Measure; write the rows, and the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for rows.jsonl and report.md")
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for {ROWS} and report.md")
+    parser.add_argument("--report", action="store_true", help="make report.md of what the folder holds, no more")
     parser.add_argument("--warm", type=int, default=60, help="updates at the initial beta before measuring (60)")
     parser.add_argument("--draws", type=int, default=16, help="sets of sample seeds for the estimates, 2 at least (16)")
     parser.add_argument("--references", type=int, default=24, help="and for the reference (24)")
@@ -211,27 +233,34 @@ def main(arguments: list[str]) -> None:
     options, overrides = parser.parse_known_args(arguments)
     if min(options.draws, options.references) < 2:
         parser.error("--draws and --references must be at least 2: their scatter is what this is about")
+    if not options.report:
+        measure(options, overrides, " ".join(["python -m benchmarks.ablation", *arguments]))
+    print(write_report(options.out))
+
+
+def measure(options: argparse.Namespace, overrides: list[str], command: str) -> None:
+    """Measure, and write the rows."""
     torch.set_num_threads(1)
-    config = settings(compose(overrides))
-    bench = Bench(make_environment(config), options.warm)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with (options.out / "rows.jsonl").open("w") as file:
+    settings = compose(overrides)
+    env = make_environment(settings.record)
+    k, b = env.problem.unroll_steps, env.problem.batch_size
+    environment = f"{records.environment_label(settings.identity)}, K x B = {k} x {b}"
+    bench = Bench(env, options.warm)
+    rows, facts = read_estimates(options.out) if (options.out / ROWS).exists() else ([], {})
+    rows = [row for row in rows if row["environment"] != environment]
 
-        def add(name: str, draw: int, gradient: Tensor, cost: float) -> None:
-            numbers = [float(f"{g:.6g}") for g in gradient.tolist()]
-            rows.append({"estimator": name, "draw": draw, "gradient": numbers, "total_seconds": round(cost, 4)})
-            file.write(json.dumps(rows[-1]) + "\n")
-            file.flush()
+    def add(name: str, draw: int, gradient: Tensor, cost: float) -> None:
+        found = {"environment": environment, "estimator": name, "draw": draw}
+        rows.append(found | {"gradient": gradient.tolist(), "seconds": cost})
 
-        for draw in track(range(options.draws), "estimates", disable=not sys.stdout.isatty()):
-            for name, gradient, cost in bench.estimates(draw):
-                add(name, draw, gradient, cost)
-        for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
-            add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
-    text = [*head(config, options, arguments), *report(rows, component_groups(bench.env))]
-    records.write(options.out / "report.md", "\n".join(text) + "\n")
-    print("\n".join(text))
+    for draw in track(range(options.draws), "estimates", disable=not sys.stdout.isatty()):
+        for name, gradient, cost in bench.estimates(draw):
+            add(name, draw, gradient, cost)
+    for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
+        add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
+    known = {name: getattr(options, name) for name in ("warm", "draws", "references", "sigma")}
+    facts[environment] = known | {"command": command, "groups": component_groups(env.generator)}
+    write_estimates(options.out, rows, facts)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class Board:
         env, update = self.env, row["update"]
         self.drawn = update
         when: dict[str, Any] = {"global_step": update, "walltime": row["spent"]["total_seconds"]}
-        drawn = [pictures.arrange(p) for p in (pictures.validation_images(env), pictures.error_maps(env)) if p is not None]
+        drawn = [
+            pictures.arrange(p) for p in (pictures.validation_images(env), pictures.error_maps(env)) if p is not None
+        ]
         if not drawn:
             return
         self.samples.add_image("validation", np.concatenate(drawn), dataformats="HWC", **when)

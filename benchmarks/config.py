@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import hgenv
 from hgenv.accounting import Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
-from hgenv.problem import RenderError
 from hgenv.probing import WorkerError
+from hgenv.problem import RenderError
 from optimizers import Optimizer
 
 from . import defaults, records
@@ -96,14 +96,14 @@ class Settings:
         return Budget(**self.identity["budget"])
 
 
-# --- From the command line to settings ---------------------------------------------------------------------------------
+# --- From the command line to settings -------------------------------------------------------------------------------
 
 
 def override(argument: str) -> str:
     """A command-line argument as Hydra has to see it.
 
-    Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the classes.
-    Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
+    Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the
+    classes. Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
     """
     if not _BELOW.match(argument):
         return argument
@@ -151,15 +151,13 @@ def settings(config: DictConfig) -> Settings:
         SettingError: A value makes no sense, or there is no such setting; the message names it.
         BudgetError: There is no such budget.
     """
-    given: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    parts = {name: given[name] for name in PARTS}
-    env = _with_parts(given["env"], parts)
+    given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
     optimizer = {**given["optimizer"]}
     if "initial" in optimizer:
         optimizer["initial"] = _initial(optimizer["initial"])
     if isinstance(given["study"], int | float):
         given["study"] = str(given["study"])  # study=2024
-    identity = complete({name: given[name] for name in IDENTITY} | {"env": env, "optimizer": optimizer})
+    identity = complete({name: given[name] for name in IDENTITY} | {"optimizer": optimizer})
     where = {name: given[name] for name in WHERE}
     if where["prober"] is not None:
         where["prober"] = _object(where["prober"], "prober")
@@ -168,20 +166,26 @@ def settings(config: DictConfig) -> Settings:
     return found
 
 
-def _with_parts(node: Any, parts: Mapping[str, Any]) -> Any:
-    """`env`, where a setting of a part was changed through it.
+def _with_parts(config: DictConfig) -> DictConfig:
+    """The config, where settings of a part that were changed through `env` are changed in the part itself.
 
-    `env.network.units=relu` takes the place of the interpolation `network: ${network}`, and what it stood for is lost.
-    A `network` without `_target_` thus stands for a change of the group's choice.
+    `env.network.units=relu` takes the place of the interpolation `network: ${network}`; what that stood for is lost. So
+    a `network` without `_target_` in `env` stands for a change of the group's choice, wherever else that is used.
     """
-    if not isinstance(node, Mapping):
-        return node
-    found = {}
-    for key, value in node.items():
-        if key in parts and isinstance(value, Mapping) and TARGET not in value:
-            value = OmegaConf.to_container(OmegaConf.merge(parts[key], value))
-        found[key] = _with_parts(value, parts)
-    return found
+    raw: Any = OmegaConf.to_container(config)
+
+    def put_back(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if not isinstance(value, dict):
+                continue
+            if key in PARTS and TARGET not in value:
+                raw[key] = OmegaConf.to_container(OmegaConf.merge(raw[key], value))
+                node[key] = f"${{{key}}}"
+            else:
+                put_back(value)
+
+    put_back(raw["env"])
+    return OmegaConf.create(raw)
 
 
 def _initial(initial: Any) -> Any:
@@ -222,7 +226,7 @@ def _check(found: Settings) -> None:
     Budget(**budget)
 
 
-# --- Completion and identity -------------------------------------------------------------------------------------------
+# --- Completion and identity -----------------------------------------------------------------------------------------
 
 
 def complete(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,10 +261,9 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
         `key: value there, value now`, one for each difference.
     """
     recorded = {name: recorded[name] for name in IDENTITY if name in recorded}
-    try:
+    # A setting or a class that is no longer there is one of the differences.
+    with suppress(SettingError, KeyError, TypeError):
         recorded = complete(recorded)
-    except (SettingError, KeyError, TypeError):
-        pass  # a setting or a class that is no longer there: one of the differences
     return defaults.differences(recorded, current)
 
 
@@ -339,7 +342,7 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-# --- Objects -----------------------------------------------------------------------------------------------------------
+# --- Objects ---------------------------------------------------------------------------------------------------------
 
 
 def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
@@ -353,7 +356,10 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """
     env, where = record["env"], record.get("where", {})
     taken, _ = defaults.parameters(_entry_point(env["id"])[0])
-    code = {name: value for name, value in where.items() if name in ("device", "prober") and name in taken}
+    # "auto" and None leave the choice to the environment.
+    code = {
+        key: where.get(key) for key in ("device", "prober") if key in taken and where.get(key) not in (None, "auto")
+    }
     kwargs = _without(env, "id", "label") | code
     try:
         arguments = instantiate(kwargs, _convert_="all")

@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
 
 
 def parameters(target: Target, private: Collection[str] = ()) -> tuple[dict[str, Parameter], bool]:
-    """What `target` lets one set, in order, and whether it takes any other key besides.
+    """What `target` lets one set, and whether it takes any other key besides.
 
     Where a class hands `**options` on, the parameters of the next class count too: those that the annotation
     `Unpack[...]` of `options` names, else those that can only be given by name.
@@ -110,37 +110,46 @@ def parameters(target: Target, private: Collection[str] = ()) -> tuple[dict[str,
         target: A class, a function, or a `functools.partial` of one, whose arguments then are defaults.
         private: Names that are for code alone.
     """
-    signature = inspect.signature(target)
+    found, options = _own_parameters(target, private)
+    kind = _unwrapped(target)
+    if not options or not isinstance(kind, type):
+        return found, options
+    owner = next((c for c in kind.__mro__ if "__init__" in vars(c)), object)
+    following = _next(kind, owner)
+    named = _option_names(owner)
+    if following is object:
+        return found, named is None
+    more, others = parameters(following, private)
+    if named is None:
+        kinds = {name: parameter.kind for name, parameter in inspect.signature(following).parameters.items()}
+        handed = {name for name in more if kinds.get(name) in (None, inspect.Parameter.KEYWORD_ONLY)}
+    else:
+        handed, others = named, False
+    bound = target.keywords if isinstance(target, functools.partial) else {}
+    for name, setting in more.items():
+        if name in handed and name not in found:
+            given = {"default": plain(bound[name]), "required": False} if name in bound else {}
+            found[name] = dataclasses.replace(setting, **given)
+    return found, others
+
+
+def _own_parameters(target: Target, private: Collection[str]) -> tuple[dict[str, Parameter], bool]:
+    """The parameters in a signature, and whether it ends in `**options`."""
     hints = _hints(target)
     found, options = {}, False
-    for name, parameter in signature.parameters.items():
+    for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             options = True
         elif parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) and name not in private:
-            given = parameter.default is not parameter.empty
-            default = plain(parameter.default) if given else MISSING
-            found[name] = Parameter(default, not given, hints.get(name))
-    kind = target
-    while isinstance(kind, functools.partial):
-        kind = kind.func
-    if not (options and isinstance(kind, type)):
-        return found, options
-    owner = next((c for c in kind.__mro__ if "__init__" in vars(c)), object)
-    names = _option_names(owner)
-    following = _next(kind, owner)
-    if following is object:
-        return found, names is None
-    more, options = parameters(following, private)
-    if names is None:
-        keyword_only = inspect.signature(following).parameters
-        names = {n for n in more if n not in keyword_only or keyword_only[n].kind is inspect.Parameter.KEYWORD_ONLY}
-    bound = target.keywords if isinstance(target, functools.partial) else {}
-    for name, parameter in more.items():
-        if name in bound:  # a partial of `**options`
-            found[name] = dataclasses.replace(parameter, default=plain(bound[name]), required=False)
-        elif name in names:
-            found.setdefault(name, parameter)
+            required = parameter.default is parameter.empty
+            found[name] = Parameter(MISSING if required else plain(parameter.default), required, hints.get(name))
     return found, options
+
+
+def _unwrapped(target: Target) -> Target:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target
 
 
 def _next(kind: type, owner: type) -> type:
@@ -151,21 +160,17 @@ def _next(kind: type, owner: type) -> type:
 
 def _option_names(owner: type) -> set[str] | None:
     """The keys that `**options: Unpack[...]` of a class's `__init__` names; None if it says nothing."""
-    for name, parameter in inspect.signature(owner.__init__).parameters.items():  # type: ignore[misc]
-        if parameter.kind is parameter.VAR_KEYWORD:
-            hint = _hints(owner).get(name)
-            if typing.get_origin(hint) is typing.Unpack:
-                return set(typing.get_type_hints(typing.get_args(hint)[0]))
+    for hint in _hints(owner).values():
+        if typing.get_origin(hint) is typing.Unpack:
+            return set(typing.get_type_hints(typing.get_args(hint)[0]))
     return None
 
 
 def _hints(target: Target) -> dict[str, Any]:
-    while isinstance(target, functools.partial):
-        target = target.func
-    if isinstance(target, type):
-        target = target.__init__  # type: ignore[misc]
+    """Annotations by parameter, resolved; none where they cannot be."""
+    kind: Any = _unwrapped(target)
     try:
-        return typing.get_type_hints(target)
+        return typing.get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
     except Exception:  # an annotation may name what is imported for type checkers alone
         return {}
 

@@ -161,12 +161,15 @@ class SampleGradient:
         """dL/dbeta through each sample by autograd, in the generator's pathwise blocks.
 
         Returns:
-            (N, d) float64, per fraction of each component's range; zero in the other blocks.
+            (N, d) float64, per fraction of each component's range; zero in the other blocks, at no price if there are
+            no pathwise ones.
 
         Raises:
             RenderError: A sample cannot be rendered.
         """
         problem, space = self._problem, self._problem.space
+        if not problem.generator.pathwise:
+            return torch.zeros_like(self.betas)
         betas = self.betas.clone().requires_grad_()
         with self._ledger.phase("generate"):
             samples = problem.generator(betas, self.seeds)

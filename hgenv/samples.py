@@ -55,7 +55,7 @@ class Samples:
     def dot(self, other: Samples) -> Tensor:
         """Inner product of each sample with its partner in `other`, (B,), over all floating-point fields."""
         products = [
-            torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+            torch.linalg.vecdot(_rows(a), _rows(b))
             for a, b in zip(self.tensors, other.tensors, strict=True)
             if a.is_floating_point() and b.is_floating_point()
         ]
@@ -76,6 +76,11 @@ class Samples:
         """`parts` of equal size along a new first dimension."""
         columns = zip(*(part.tensors for part in parts), strict=True)
         return parts[0].with_tensors(torch.stack(column) for column in columns)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(B, ...) to (B, n), also where a sample is a single number."""
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
 
 
 @dataclass(frozen=True)

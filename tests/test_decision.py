@@ -18,10 +18,10 @@ def space() -> DecisionSpace:
     )
 
 
-def test_scaling_runs_from_bound_to_bound_and_back(space: DecisionSpace) -> None:
-    assert torch.equal(space.scale(space.low), torch.zeros(5, dtype=torch.float64))
-    assert torch.equal(space.scale(space.high), torch.ones(5, dtype=torch.float64))
-    torch.testing.assert_close(space.unscale(space.scale(space.initial)), space.initial)
+def test_normalizing_runs_from_bound_to_bound_and_back(space: DecisionSpace) -> None:
+    assert torch.equal(space.normalize(space.low), torch.zeros(5, dtype=torch.float64))
+    assert torch.equal(space.normalize(space.high), torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(space.denormalize(space.normalize(space.initial)), space.initial)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=5, max_size=5))
@@ -113,3 +113,32 @@ def test_probabilities_of_nothing_become_equal() -> None:
     space = DecisionSpace([block("kind", 4, 0.0, 1.0, 0.25, "1", "", simplex=True, floor=0.05)])
     assert space.split(torch.zeros(4))["kind"].tolist() == [0.25] * 4
     assert space.project(torch.zeros(4)).tolist() == [0.25] * 4
+
+
+def test_random_vectors_are_a_sequence_that_anybody_can_repeat(space: DecisionSpace) -> None:
+    numbers = list(range(20))
+    state = torch.get_rng_state()
+    forwards = [space.random(n) for n in numbers]
+    backwards = [space.random(n) for n in reversed(numbers)][::-1]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+    assert len({tuple(v.tolist()) for v in forwards}) == 20
+    for n, vector in zip(numbers, forwards, strict=True):
+        assert vector.dtype == torch.float64
+        torch.testing.assert_close(space.project(space.check(vector)), vector)
+        # As it is documented: uniform in the box, then projected.
+        uniform = torch.rand(5, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+        assert torch.equal(vector, space.project(space.low + uniform * (space.high - space.low)))
+
+
+def test_random_vectors_spread_over_the_box(space: DecisionSpace) -> None:
+    lengths = torch.stack([space.random(n) for n in range(400)])[:, 3:]
+    share = (lengths - space.low[3:]) / (space.high - space.low)[3:]
+    assert ((share.mean(0) - 0.5).abs() < 0.05).all()
+    assert (share.amin(0) < 0.02).all()
+    assert (share.amax(0) > 0.98).all()
+
+
+def test_random_vectors_are_numbered_from_0(space: DecisionSpace) -> None:
+    with pytest.raises(ValueError, match="numbered from 0, so there is no number -1"):
+        space.random(-1)

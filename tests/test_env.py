@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -12,11 +13,16 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 import hgenv
-from hgenv import Batch, DataGenEnv, DecisionError, RenderError, Status
+from hgenv import Batched, DataGenEnv, DecisionError, DenseSamples, Network, RenderError, Serial, Status, Workers
+from hgenv.environments.quadratic import QuadraticEnv
 from hgenv.environments.shape_normals import ShapeNormalsEnv, ShapeNormalsLitEnv
 from hgenv.generators.shapes import ShapeGenerator
+from hgenv.learning import SGD, Adam
+from hgenv.rendering.csg import AnalyticRenderer
 
-SMALL = {"size": 32, "unroll_steps": 2, "batch_size": 4}
+from .toys import labels_env
+
+SMALL = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 4}
 
 
 def make(name: str, **kwargs: Any) -> DataGenEnv:
@@ -50,13 +56,43 @@ def test_an_agent_that_knows_only_gymnasium_can_drive_it() -> None:
 def test_render_shows_the_training_images() -> None:
     env = make("ShapeNormals", render_mode="rgb_array", **SMALL)
     env.reset(seed=0)
+    assert env.render().shape == (4 * 32, 4 * 32, 3)
     assert env.render().max() == 0
     env.step(env.space.initial)
     gallery = env.render()
+    assert gallery.dtype == np.uint8
     assert gallery.shape == (4 * 32, 4 * 32, 3)
     assert gallery[:32].max() > 100
+    images = env.last.samples.image
+    for i in range(16):  # row by row; there are only eight samples
+        row, column = divmod(i, 4)
+        shown = gallery[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+        expected = np.round(255 * images[i, 0].numpy())[..., None] if i < 8 else np.zeros((32, 32, 1))
+        np.testing.assert_array_equal(shown, np.broadcast_to(expected, shown.shape))
     with pytest.raises(ValueError, match="unknown render_mode 'ansi'"):
         ShapeNormalsEnv(render_mode="ansi")
+
+
+def test_render_of_samples_that_could_not_be_made_is_black() -> None:
+    env = make("ShapeNormals", render_mode="rgb_array", **SMALL)
+    env.reset(seed=0)
+    env.step(env.space.initial)
+    env.problem = replace(env.problem, generator=broken(env))
+    env.step(env.space.initial)
+    assert env.render().max() == 0
+
+
+def test_where_there_is_nothing_to_see_nothing_is_rendered() -> None:
+    env = make("Quadratic")
+    env.reset(seed=0)
+    assert env.render() is None
+    with pytest.raises(ValueError, match="unknown render_mode 'rgb_array'"):
+        QuadraticEnv(render_mode="rgb_array")
+    env = labels_env()
+    env.render_mode = "rgb_array"
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="ClassificationTask draws no pictures"):
+        env.render()
 
 
 @pytest.mark.parametrize(("cls", "lit"), [(ShapeNormalsEnv, False), (ShapeNormalsLitEnv, True)])
@@ -73,15 +109,15 @@ def test_the_quadratics_docstring_too() -> None:
 
 
 def test_sample_gradient_of_the_quadratic_is_its_closed_form() -> None:
-    env = make("Quadratic", learning_rate=0.2, unroll_steps=3, batch_size=5)
+    env = make("Quadratic", rule=SGD(0.2), unroll_steps=3, batch_size=5)
     env.reset(seed=1)
     env.step([0.3, -0.2, 0.1, 0.4])
-    error = env.state.weights["w"] - env.validation.batch.image[0]
-    gradient = env.sample_gradient()
+    error = env.state.weights["w"] - env.validation.samples.image[0]
+    gradient = env.last.sample_gradient()
     for k in range(3):
         expected = 0.2 * 0.8 ** (2 - k) / 5 * error
-        torch.testing.assert_close(gradient.image[5 * k : 5 * k + 5], expected.expand(5, -1))
-    total = env.exact_slopes().sum(0) / (env.space.high - env.space.low)
+        torch.testing.assert_close(gradient.samples.image[5 * k : 5 * k + 5], expected.expand(5, -1))
+    total = gradient.pathwise().sum(0) / (env.space.high - env.space.low)
     torch.testing.assert_close(total[:3], (1 - 0.8**3) * error)
 
 
@@ -90,25 +126,28 @@ def test_of_the_last_training_steps_alone_everything_is_the_same() -> None:
     env.reset(seed=1)
     env.step([0.3, -0.2, 0.1, 0.4])
     directions = 0.05 * torch.randn(2, 15, 4, generator=torch.Generator().manual_seed(0))
-    last = env.sample_gradient(steps=2)
-    slopes, exact_slopes = env.slopes(directions[:, 5:], last), env.exact_slopes(last)
-    whole = env.sample_gradient()
-    for part, all_of_it in zip(last.tensors, whole.tensors, strict=True):
+    last = env.last.sample_gradient(last_steps=2)
+    slopes, pathwise = last.slopes(directions[:, 5:]), last.pathwise()
+    whole = env.last.sample_gradient()
+    for part, all_of_it in zip(last.samples.tensors, whole.samples.tensors, strict=True):
         assert torch.equal(part, all_of_it[5:])
-    assert torch.equal(slopes, env.slopes(directions)[:, 5:])
-    assert torch.equal(exact_slopes, env.exact_slopes()[5:])
+    assert torch.equal(last.influence, whole.influence[5:])
+    assert torch.equal(slopes.value, whole.slopes(directions).value[:, 5:])
+    assert torch.equal(slopes.displacement, whole.slopes(directions).displacement[:, 5:])
+    assert torch.equal(pathwise, whole.pathwise()[5:])
     for steps in (0, 4):
-        with pytest.raises(ValueError, match="steps must be None, or 1 to 3"):
-            env.sample_gradient(steps=steps)
+        with pytest.raises(ValueError, match="last_steps must be None, or 1 to 3"):
+            env.last.sample_gradient(last_steps=steps)
 
 
 def test_slopes_of_the_quadratic_are_exact_in_any_direction() -> None:
     env = make("Quadratic")
     env.reset(seed=2)
     env.step([0.3, -0.2, 0.1, 0.4])
-    directions = 0.05 * torch.randn(5, env.samples_per_update, 4, generator=torch.Generator().manual_seed(0))
-    exact = (env.exact_slopes() * directions).sum(-1) / directions.norm(dim=-1)
-    torch.testing.assert_close(env.slopes(directions), exact)
+    directions = 0.05 * torch.randn(5, env.problem.num_samples, 4, generator=torch.Generator().manual_seed(0))
+    gradient = env.last.sample_gradient()
+    exact = (gradient.pathwise() * directions).sum(-1) / directions.norm(dim=-1)
+    torch.testing.assert_close(gradient.slopes(directions).value, exact)
 
 
 def test_slopes_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +155,10 @@ def test_slopes_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.M
     env.reset(seed=0)
     env.step(env.space.initial)
     directions = 0.05 * torch.randn(5, 8, 37, generator=torch.Generator().manual_seed(0))
-    found = []
+    gradient, found = env.last.sample_gradient(), []
     for at_once in (16, 48, 1024):
-        monkeypatch.setattr("hgenv.env.SAMPLES_AT_ONCE", at_once)
-        found.append(env.slopes(directions))
+        monkeypatch.setattr("hgenv.rollout.SAMPLES_AT_ONCE", at_once)
+        found.append(gradient.slopes(directions).value)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
@@ -128,26 +167,40 @@ def test_a_slope_cut_by_a_bound_uses_the_actual_step() -> None:
     env = make("Quadratic")
     env.reset(seed=2)
     env.step([1.0, -0.2, 0.1, 0.4])  # the first component is at its upper bound
-    directions = torch.zeros(1, env.samples_per_update, 4)
+    directions = torch.zeros(1, env.problem.num_samples, 4)
     directions[..., 0] = 0.1
-    torch.testing.assert_close(env.slopes(directions)[0], env.exact_slopes()[:, 0])
+    gradient = env.last.sample_gradient()
+    slopes = gradient.slopes(directions)
+    torch.testing.assert_close(slopes.value[0], gradient.pathwise()[:, 0])
+    assert slopes.displacement[0, :, 0].tolist() == pytest.approx([0.1] * env.problem.num_samples)
+
+
+def test_before_the_first_step_there_is_nothing_to_ask() -> None:
+    env = make("Quadratic")
+    env.reset(seed=0)
+    assert env.last is None
+    assert env.outcome is None
+    env.step(env.space.initial)
+    assert env.outcome is env.last.outcome
+    env.reset(seed=0)
+    assert env.last is None
 
 
 def test_bad_directions_are_refused() -> None:
     env = make("Quadratic")
     env.reset(seed=0)
-    with pytest.raises(RuntimeError, match=r"call reset\(\) and a successful step\(\) first"):
-        env.slopes(torch.ones(1, 32, 4))
     env.step(env.space.initial)
+    gradient = env.last.sample_gradient()
     with pytest.raises(ValueError, match=r"\(J, 32, 4\), not \(32, 4\)"):
-        env.slopes(torch.ones(32, 4))
+        gradient.slopes(torch.ones(32, 4))
     with pytest.raises(ValueError, match="none of them zero"):
-        env.slopes(torch.zeros(1, 32, 4))
+        gradient.slopes(torch.zeros(1, 32, 4))
 
 
 def test_the_whole_line_from_beta_to_loss_against_central_differences_of_the_loss() -> None:
     """On one fixed batch: dL/dX from the adjoint times dX/dbeta of the light, against small differences of L itself."""
-    env = make("ShapeNormalsLit", shadows=False, unroll_steps=3, batch_size=4, size=32, momentum=0.9)
+    generator = ShapeGenerator(AnalyticRenderer(32, shadows=False), lit=True)
+    env = make("ShapeNormalsLit", generator=generator, unroll_steps=3, batch_size=4, network=Network(size=32))
     env.reset(seed=3)
     for _ in range(4):
         env.step(env.space.initial)
@@ -157,7 +210,7 @@ def test_the_whole_line_from_beta_to_loss_against_central_differences_of_the_los
     predicted, measured = [], []
     for _ in range(6):
         direction = torch.zeros(37, dtype=torch.float64)
-        for name in env.generator.smooth:
+        for name in env.generator.pathwise:
             where = env.space.slice(name)
             direction[where] = torch.randn(where.stop - where.start, generator=rng, dtype=torch.float64)
         step = 2e-3 * direction / direction.norm() * (env.space.high - env.space.low)
@@ -166,7 +219,7 @@ def test_the_whole_line_from_beta_to_loss_against_central_differences_of_the_los
         assert behind.loss is not None
         measured.append((ahead.loss - behind.loss) / 4e-3)
         env.step(beta)  # the same weights and seeds as the probes
-        predicted.append(float((env.exact_slopes().sum(0) * direction / direction.norm()).sum()))
+        predicted.append(float((env.last.sample_gradient().pathwise().sum(0) * direction / direction.norm()).sum()))
         env.load_state_dict(state)
     np.testing.assert_allclose(predicted, measured, rtol=0.05, atol=0.02 * np.abs(measured).max())
 
@@ -203,14 +256,17 @@ def test_global_random_state_is_left_alone() -> None:
     env.reset(seed=0)
     env.warm_up()
     env.step(env.space.initial)
-    env.sample_gradient()
+    env.last.sample_gradient()
     assert torch.equal(before, torch.get_rng_state())
     assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
-@pytest.mark.parametrize("name", ["Quadratic", "ShapeNormals"])
-def test_a_saved_environment_goes_on_with_the_same_bits(name: str, tmp_path: Any) -> None:
-    kwargs = SMALL if name == "ShapeNormals" else {"momentum": 0.9}
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("Quadratic", SGD(0.1, 0.9)), ("Quadratic", Adam(0.1)), ("ShapeNormals", SGD(0.05, 0.9, decay_steps=100))],
+)
+def test_a_saved_environment_goes_on_with_the_same_bits(name: str, rule: Any, tmp_path: Any) -> None:
+    kwargs = {"rule": rule, **(SMALL if name == "ShapeNormals" else {})}
     env = make(name, **kwargs)
     env.reset(seed=4)
     env.step(env.space.initial)
@@ -218,7 +274,11 @@ def test_a_saved_environment_goes_on_with_the_same_bits(name: str, tmp_path: Any
     other = make(name, **kwargs)
     other.reset(seed=99)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=False))
-    assert torch.equal(env.sample_gradient().image, other.sample_gradient().image)
+    assert torch.equal(env.last.sample_gradient().samples.image, other.last.sample_gradient().samples.image)
+    assert torch.equal(env.last.influence(), other.last.influence())
+    assert other.outcome.loss == env.outcome.loss
+    assert env.observation_space.contains(other.step(other.space.initial)[0])
+    env.step(env.space.initial)
     for _ in range(2):
         assert env.step(env.space.initial)[1] == other.step(env.space.initial)[1]
     assert env.ledger.counts == other.ledger.counts
@@ -238,7 +298,7 @@ def test_a_warm_up_changes_and_costs_nothing() -> None:
 def test_everything_costs_what_it_costs_whoever_asks() -> None:
     env = make("ShapeNormals", **SMALL)
     flops = env.learner.flops
-    photos = len(env.validation.batch)
+    photos = len(env.validation.samples)
     training, validating = 2 * flops("train", 4), flops("validate", photos)
 
     def cost(action: Any) -> dict[str, int]:
@@ -251,21 +311,26 @@ def test_everything_costs_what_it_costs_whoever_asks() -> None:
     evaluation = {"samples": 8, "training_steps": 2, "validation_passes": 1, "flops": training + validating}
     assert cost(lambda: env.step(beta)) == {**evaluation, "updates": 1}
     assert cost(lambda: env.probe(beta.expand(3, -1))) == {name: 3 * n for name, n in evaluation.items()}
+    assert cost(lambda: env.rollout(beta)) == evaluation
+    last, directions = env.last, torch.full((5, 8, 29), 0.01)
     gradient = {"gradient_steps": 2, "validation_passes": 1, "flops": 2 * flops("gradient", 4) + 3 * validating}
-    assert cost(env.sample_gradient) == gradient
-    assert cost(env.sample_gradient) == {}  # already paid for
-    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == {}  # a part of it
-    assert cost(lambda: env.slopes(torch.full((5, 8, 29), 0.01))) == {"samples": 5 * 8 * 2}
+    assert cost(last.sample_gradient) == gradient
+    assert cost(last.sample_gradient) == {}  # already paid for
+    assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == {}  # a part of it
+    assert cost(lambda: last.sample_gradient().slopes(directions)) == {"samples": 5 * 8 * 2}
+    assert cost(last.sample_gradient().pathwise) == {}  # no block of beta is
     assert cost(env.test_metrics) == {}
     assert cost(env.validation_metrics) == {}
     assert env.ledger.by_phase()["score"]["cpu_seconds"] > 0
     env.step(beta)
+    last = env.last
     cheap = {"validation_passes": 1, "flops": 4 * flops("validate", 4) + 3 * validating}
-    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == cheap
-    assert cost(lambda: env.sample_gradient(exact=False, steps=1)) == {}
-    last = {"gradient_steps": 1, "validation_passes": 1, "flops": flops("gradient", 4) + 3 * validating}
-    assert cost(lambda: env.sample_gradient(steps=1)) == last
-    assert cost(lambda: env.slopes(torch.full((1, 8, 29), 0.01))) == {**gradient, "samples": 16}
+    assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == cheap
+    assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == {}
+    one = {"gradient_steps": 1, "validation_passes": 1, "flops": flops("gradient", 4) + 3 * validating}
+    assert cost(lambda: last.sample_gradient(last_steps=1)) == one
+    assert cost(lambda: last.sample_gradient().slopes(directions[:1])) == {**gradient, "samples": 16}
+    assert cost(last.influence) == {"validation_passes": 1, "flops": 4 * flops("validate", 4) + 3 * validating}
 
 
 def test_phases_add_up_to_what_the_process_used() -> None:
@@ -277,7 +342,7 @@ def test_phases_add_up_to_what_the_process_used() -> None:
     before = time.process_time()
     for _ in range(3):
         env.step(env.space.initial)
-        env.slopes(torch.full((2, 8, 29), 0.01))
+        env.last.sample_gradient().slopes(torch.full((2, 8, 29), 0.01))
         env.test_metrics()
     used = time.process_time() - before
     counted = sum(p["cpu_seconds"] for p in env.ledger.by_phase().values()) - ledger_before
@@ -297,7 +362,7 @@ def test_a_bad_beta_changes_nothing(beta: Any) -> None:
 
 
 def test_a_diverging_loss_is_a_status_and_the_weights_are_put_back() -> None:
-    env = make("ShapeNormals", learning_rate=1e30, momentum=0.0, **SMALL)
+    env = make("ShapeNormals", rule=SGD(1e30), **SMALL)
     env.reset(seed=0)
     state = env.state
     (outcome,) = env.probe(env.space.initial[None])
@@ -311,24 +376,28 @@ def test_a_diverging_loss_is_a_status_and_the_weights_are_put_back() -> None:
     assert "lower the learning rate" in Status[info["status"]].value
     assert env.state is state
     assert env.observation_space.contains(observation)
-    with pytest.raises(RuntimeError, match="successful step"):
-        env.sample_gradient()
+    with pytest.raises(RuntimeError, match="a rollout that failed has no gradient: DIVERGED"):
+        env.last.sample_gradient()
+
+
+def broken(env: DataGenEnv) -> Any:
+    """A generator that makes nothing."""
+
+    class Broken:
+        space, pathwise = env.space, env.generator.pathwise
+
+        def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
+            raise RenderError(f"sample seed {int(seeds[0])}: nothing to see")
+
+    return Broken()
 
 
 def test_a_shape_that_cannot_be_rendered_is_a_status() -> None:
     env = make("ShapeNormals", **SMALL)
-    whole = env.generator
-
-    class Broken:
-        space, smooth = whole.space, whole.smooth
-
-        def __call__(self, betas: Tensor, seeds: Tensor) -> Batch:
-            raise RenderError(f"sample seed {int(seeds[0])}: nothing to see")
-
     env.reset(seed=0)
     env.step(env.space.initial)
     state = env.state
-    env.generator = Broken()
+    env.problem = replace(env.problem, generator=broken(env))
     _, _, terminated, _, info = env.step(env.space.initial)
     assert terminated
     assert info["status"] == "UNRENDERABLE"
@@ -336,69 +405,95 @@ def test_a_shape_that_cannot_be_rendered_is_a_status() -> None:
     assert env.state is state
 
 
-def test_a_probe_that_fails_does_not_spoil_those_made_together_with_it() -> None:
-    env = make("ShapeNormals", device="cpu", **SMALL)
+def test_a_failed_step_is_saved_and_loaded() -> None:
+    env, other = make("Quadratic"), make("Quadratic")
     env.reset(seed=0)
-    whole = env.generator
-    draw = torch.rand(5, env.space.dimension, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    betas = env.space.project(env.space.unscale(draw))
-    alone = env.probe(betas)
-    assert all(outcome.ok for outcome in alone)
-
-    class Partly:
-        """Cannot render the third beta, and makes the fourth a loss of NaN."""
-
-        space, smooth = whole.space, whole.smooth
-
-        def __call__(self, given: Tensor, seeds: Tensor) -> Batch:
-            if (given == alone[2].beta).all(1).any():
-                raise RenderError("nothing to see")
-            batch = whole(given, seeds)
-            bad = (given == alone[3].beta).all(1)
-            return Batch(batch.image.masked_fill(bad[:, None, None, None], float("nan")), batch.target, batch.mask)
-
-    env.generator = Partly()
-    for env.probe_batch in (2, 5):
-        before = dict(env.ledger.counts)
-        found = env.probe(betas)
-        assert [o.status for o in found] == [Status.OK, Status.OK, Status.UNRENDERABLE, Status.DIVERGED, Status.OK]
-        assert found[2].message == "nothing to see"
-        for i in (0, 1, 4):
-            assert found[i].loss == pytest.approx(alone[i].loss, rel=1e-4)
-            assert torch.equal(found[i].beta, alone[i].beta)
-        assert env.ledger.counts["validation_passes"] - before["validation_passes"] == 4
-    with pytest.raises(ValueError, match="probe_batch must be at least 1, and 1 with workers, not 0"):
-        make("ShapeNormals", probe_batch=0)
-
-
-def test_a_learner_that_cannot_be_trained_as_one_batch_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make("Quadratic")
-    env.reset(seed=0)
-    loss = env.learner.training_loss
-    monkeypatch.setattr(env.learner, "training_loss", lambda w, batch: loss(w, batch) if w["w"].sum() < 9 else 0)
-    betas = env.space.initial.expand(2, -1)
-    assert all(outcome.ok for outcome in env.probe(betas))
-    env.probe_batch = 2
-    with pytest.raises(RuntimeError, match="2 probes cannot be made as one batch; probe_batch=1 needs the"):
-        env.probe(betas)
+    env.problem = replace(env.problem, generator=broken(env))
+    env.step(env.space.initial)
+    other.reset(seed=5)
+    other.load_state_dict(env.state_dict())
+    assert other.outcome.status is Status.UNRENDERABLE
+    assert other.last.samples is None
+    assert other.update == 1
 
 
 def test_bad_arguments_name_the_cure() -> None:
-    with pytest.raises(ValueError, match="unknown data 'nyu'; choose 'standin' or 'mbii'"):
+    with pytest.raises(ValueError, match="unknown data 'nyu'; choose one of standin, mbii"):
         make("ShapeNormals", data="nyu")
-    with pytest.raises(ValueError, match="unknown renderer 'blender'; choose one of analytic"):
-        make("ShapeNormals", renderer="blender")
-    with pytest.raises(ValueError, match="unknown device 'tpu9'"):
+    with pytest.raises(ValueError, match="unknown device 'tpu9'; choose 'auto', 'cpu' or 'cuda'"):
         make("ShapeNormals", device="tpu9")
     with pytest.raises(ValueError, match="light has no lamp; it knows light"):
-        make("ShapeNormals", light={"lamp": (0.0,)})
+        make("ShapeNormals", generator=ShapeGenerator(light={"lamp": (0.0,)}))
     with pytest.raises(ValueError, match="depth must be between 0 and 5"):
-        make("ShapeNormals", depth=9)
-    with pytest.raises(ValueError, match="must each be at least 1"):
-        make("Quadratic", unroll_steps=0)
+        make("ShapeNormals", generator=ShapeGenerator(depth=9))
+    with pytest.raises(ValueError, match="no network preset 'paper'; the presets are small, large"):
+        make("ShapeNormals", network=Network("paper"))
+    for name in ("unroll_steps", "batch_size", "max_updates"):
+        with pytest.raises(ValueError, match="must each be at least 1"):
+            make("Quadratic", **{name: 0})
+        with pytest.raises(ValueError, match="must each be at least 1"):
+            make("ShapeNormals", **{name: 0})
+    with pytest.raises(ValueError, match="unknown render_mode 'human'; choose None or one of"):
+        ShapeNormalsEnv(render_mode="human", **SMALL)
     env = make("Quadratic")
     with pytest.raises(ValueError, match="unknown reset options"):
         env.reset(options={"beta": 1})
+
+
+@pytest.mark.parametrize("name", ["ShapeNormals", "FaceDepth", "Quadratic"])
+@pytest.mark.parametrize("argument", ["learning_rate", "size", "renderer", "views", "workers", "probe_batch", "preset"])
+def test_arguments_that_are_not_there_are_refused(name: str, argument: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{argument}'"):
+        make(name, **{argument: 1})
+
+
+@pytest.mark.parametrize("cls", [ShapeNormalsEnv, ShapeNormalsLitEnv])
+def test_arguments_have_names(cls: type) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        cls("standin")
+
+
+def test_what_an_environment_is_made_of_is_in_one_place() -> None:
+    rule, prober = Adam(0.01), Workers(3)
+    env = make("ShapeNormals", rule=rule, prober=prober, max_updates=7, device="cpu", **SMALL)
+    problem = env.problem
+    assert (problem.unroll_steps, problem.batch_size, problem.num_samples) == (2, 4, 8)
+    assert problem.rule is rule or problem.rule == rule
+    assert env.max_updates == 7
+    assert isinstance(env.prober, Workers)
+    assert env.prober.count == 3
+    assert env.generator is problem.generator
+    assert env.space is problem.space is problem.generator.space
+    assert env.learner is problem.learner
+    assert env.task is problem.learner.task
+    assert env.validation is problem.validation
+    assert env.device == problem.device == torch.device("cpu")
+    assert env.test.label != ""
+    assert isinstance(make("Quadratic").prober, Serial)
+    assert isinstance(make("Quadratic", prober=Batched(2)).prober, Batched)
+
+
+def test_a_generator_of_ones_own() -> None:
+    generator = ShapeGenerator(AnalyticRenderer(32), depth=0, light={"ambient": (0.9,)})
+    env = make("ShapeNormals", generator=generator, **SMALL)
+    env.reset(seed=0)
+    env.step(env.space.initial)
+    beta = env.space.project(env.space.initial)
+    assert torch.equal(env.last.samples.image, generator(beta.expand(8, -1), env.last.seeds).image)
+    plain = make("ShapeNormals", **SMALL)
+    plain.reset(seed=0)
+    plain.step(plain.space.initial)
+    assert not torch.equal(plain.last.samples.image, env.last.samples.image)
+
+
+def test_the_network_decides_the_size_of_everything() -> None:
+    env = make("ShapeNormals", network=Network(units="relu", size=48), batch_size=2)
+    env.reset(seed=0)
+    assert env.validation.samples.image.shape[-2:] == (48, 48)
+    env.step(env.space.initial)
+    assert env.last.samples.image.shape == (4, 1, 48, 48)
+    maps = env.learner.output(env.state.weights, env.last.samples)
+    assert maps[-1].shape == (4, 3, 48, 48)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -415,73 +510,33 @@ def test_photos_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
         make("ShapeNormals", data="mbii", data_folder=tmp_path)
 
 
-def test_step_each_is_step_where_all_betas_are_one() -> None:
-    first, second = make("ShapeNormals", **SMALL), make("ShapeNormals", **SMALL)
-    for env in (first, second):
-        env.reset(seed=3)
-    beta = first.space.project(first.space.initial)
-    assert first.step(beta)[1] == second.step_each(beta.expand(first.samples_per_update, -1))[1]
-    torch.testing.assert_close(second.outcome.beta, beta)
-
-
-def test_step_each_gives_every_sample_its_own_beta() -> None:
-    env = make("Quadratic")
-    env.reset(seed=3)
-    betas = env.space.unscale(torch.rand(32, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    env.step_each(betas, share=2)
-    assert env._unroll is not None
-    assert torch.equal(env._unroll.betas, betas)
-    made = Batch.cat(env._unroll.batches).image
-    torch.testing.assert_close(made, env.generator(betas, env._unroll.seeds).image)
-    pairs = env._unroll.seeds.reshape(-1, 2)
-    assert torch.equal(pairs[:, 0], pairs[:, 1])
-    assert len(pairs[:, 0].unique()) == 16
-
-
-def test_bad_betas_of_single_samples_are_refused() -> None:
-    env = make("Quadratic")
-    env.reset(seed=0)
-    before = env.state_dict()["state"]
-    betas = env.space.initial.expand(32, -1).clone()
-    with pytest.raises(ValueError, match=r"\(32, 4\), one for each sample of a step, not \(31, 4\)"):
-        env.step_each(betas[1:])
-    with pytest.raises(ValueError, match="divide the batch size 8, so 3"):
-        env.step_each(betas, share=3)
-    betas[7, 0] = 2
-    with pytest.raises(DecisionError, match=r"beta\[0\] = 2.0 \(block 'position'\)"):
-        env.step_each(betas)
-    assert env.state is before
-    with pytest.raises(RuntimeError, match=r"call reset\(\) and a successful step\(\) first"):
-        env.credits()
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_credits_of_the_quadratic_are_their_closed_form(momentum: float) -> None:
-    """Exact, and without the curvature, which is the identity here."""
-    env = make("Quadratic", learning_rate=0.2, momentum=momentum, unroll_steps=3, batch_size=5)
+def test_influence_of_the_quadratic_is_its_closed_form(momentum: float) -> None:
+    """With curvature, which is the identity here, and without."""
+    env = make("Quadratic", rule=SGD(0.2, momentum), unroll_steps=3, batch_size=5)
     env.reset(seed=1)
     env.step([0.3, -0.2, 0.1, 0.4])
-    assert env._unroll is not None
-    pull = env.state.weights["w"] - env.validation.batch.image[0]
-    gradients = torch.cat(
-        [s.weights["w"] - b.image for s, b in zip(env._unroll.states[:-1], env._unroll.batches, strict=True)]
-    )
-    factors = torch.tensor([sum(momentum**j for j in range(3 - k)) for k in range(3)]).repeat_interleave(5)
-    expected = -0.2 / 5 * factors * (gradients @ pull)
-    torch.testing.assert_close(env.credits(), expected, rtol=1e-5, atol=1e-9)
+    pull = env.state.weights["w"] - env.validation.samples.image[0]
+    batches, factors = env.last.samples.split(5), [sum(momentum**j for j in range(3 - k)) for k in range(3)]
+    states = env.last.states[:-1]
+    parts = zip(states, batches, factors, strict=True)
+    own = torch.cat([-0.2 / 5 * f * ((s.weights["w"] - b.image) @ pull) for s, b, f in parts])
+    # A sample's weight moves the mean that the weights follow: what counts is how it differs from the others.
+    expected = own - own.reshape(3, 5).mean(1).repeat_interleave(5)
+    assert ((env.last.influence() - expected).abs() <= 1e-9 + 1e-5 * own.abs()).all()
     if momentum == 0:
         curved = expected * torch.tensor([0.64, 0.8, 1.0], dtype=torch.float64).repeat_interleave(5)
-        torch.testing.assert_close(env.credits(exact=True), curved)
+        torch.testing.assert_close(env.last.influence(curvature=True), curved)
 
 
-def test_views_enter_the_loss_and_its_price_but_no_metric() -> None:
-    plain, more = make("ShapeNormals", **SMALL), make("ShapeNormals", views=("flips",), **SMALL)
-    for env in (plain, more):
-        env.reset(seed=3)
-    assert plain.test_metrics() == more.test_metrics()
-    assert plain.validation_metrics() == more.validation_metrics()
-    beta = plain.space.project(plain.space.initial)
-    assert plain.step(beta)[1] != more.step(beta)[1]
-    passes = [env.learner.flops("validate", len(env.validation.batch)) for env in (plain, more)]
-    assert passes[1] == 4 * passes[0]
-    assert more.ledger.counts["flops"] - plain.ledger.counts["flops"] == passes[1] - passes[0]
+def test_closing_gives_back_what_the_prober_holds() -> None:
+    closed = []
+
+    class Watched(Serial):
+        def close(self) -> None:
+            closed.append(True)
+
+    env = make("Quadratic", prober=Watched())
+    env.reset(seed=0)
+    env.close()
+    assert closed == [True]

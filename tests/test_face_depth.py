@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-import hgenv
-from hgenv import DataGenEnv
-from hgenv.datasets.photos import DataError
+from hgenv import DataError, DataGenEnv, Network
+from hgenv.datasets import standin_faces
 from hgenv.environments.face_depth import FaceDepthEnv
+from hgenv.generators.faces import FaceGenerator
 from optimizers import REGISTRY
 
 DATA = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def make(**kwargs: Any) -> DataGenEnv:
-    small = {"size": 32, "unroll_steps": 2, "batch_size": 8}
+    small = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 8}
     return gymnasium.make("hgenv/FaceDepth-v0", disable_env_checker=True, **(small | kwargs)).unwrapped
 
 
@@ -36,7 +36,7 @@ def test_every_optimizer_drives_it(name: str) -> None:
     env = make(batch_size=4)
     optimizer = REGISTRY[name](env.space, seed=0)
     env.reset(seed=0)
-    for _ in range(2 * optimizer.every + 1):
+    for _ in range(2 * optimizer.period + 1):
         optimizer.update(env)
         assert env.outcome is not None
         assert env.outcome.ok
@@ -63,9 +63,8 @@ def test_render_shows_faces_in_colour() -> None:
     picture = env.render()
     assert picture is not None
     assert picture.shape == (4 * 32, 4 * 32, 3)
-    assert env._unroll is not None
     # Row by row: the last image of the second batch stands at the bottom right.
-    last = env._unroll.batches[1].image[7]
+    last = env.last.samples.image[15]
     shown = torch.from_numpy(picture[-32:, -32:].copy()).permute(2, 0, 1) / 255
     torch.testing.assert_close(shown, last, rtol=0, atol=0.5 / 255 + 1e-6)
 
@@ -73,7 +72,7 @@ def test_render_shows_faces_in_colour() -> None:
 def test_metrics_of_heads_make_up_the_whole() -> None:
     env = make()
     env.reset(seed=0)
-    found, mask = env.test_metrics(), env.test.batch.mask
+    found, mask = env.test_metrics(), env.test.samples.mask
     pixels = [float(mask[env.test.head == i].sum()) for i in range(len(env.test.names))]
     each = [found[f"abs_rel/{name}"] for name in env.test.names]
     assert np.average(each, weights=pixels) == pytest.approx(found["abs_rel"])
@@ -84,12 +83,22 @@ def test_metrics_of_heads_make_up_the_whole() -> None:
     [
         ({"model": "flame"}, "unknown model 'flame'"),
         ({"data": "photos"}, "unknown data 'photos'"),
-        ({"network": "large"}, "no network preset 'large'"),
     ],
 )
 def test_unknown_names(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
+
+
+def test_a_generator_of_ones_own_takes_the_models_place() -> None:
+    generator = FaceGenerator(standin_faces.model(), size=32, shadows=False)
+    env = make(generator=generator, model="a model that nobody asks for", shadows=True)
+    env.reset(seed=0)
+    beta, seeds = env.space.initial.expand(16, -1), env.sample_seeds(16)
+    assert torch.equal(env.rollout(env.space.initial).samples.image, generator(env.space.project(beta), seeds).image)
+    shadowed = make(shadows=True)
+    shadowed.reset(seed=0)
+    assert not torch.equal(shadowed.generator(beta, seeds).image, generator(beta, seeds).image)
 
 
 def test_missing_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ def test_missing_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HGENV_DATA", str(tmp_path))
     with pytest.raises(DataError, match="ict_facekit"):
         make(model="ict")
-    with pytest.raises(hgenv.DataError, match=r"BFM.mat"):
+    with pytest.raises(DataError, match=r"BFM.mat"):
         make(model="bfm", model_path=tmp_path / "BFM.mat")
 
 

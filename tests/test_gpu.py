@@ -8,23 +8,21 @@ import gymnasium
 import pytest
 import torch
 
-from hgenv import DataGenEnv
+from hgenv import Batched, DataGenEnv, Network, SampleData, Serial
 from hgenv.datasets.standin_faces import model as face_model
 from hgenv.generators.faces import FaceGenerator
-from hgenv.generators.grammar import numbers_needed
-from hgenv.generators.grammar import shapes as torch_shapes
-from hgenv.generators.grammar_numba import shapes as compiled_shapes
+from hgenv.generators.grammar import compiled, numbers_needed, reference
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import ShapeGenerator
-from hgenv.learning.normals import NormalsLearner
-from hgenv.learning.unroll import SGD, sample_gradient, train
-from hgenv.rendering.analytic import AnalyticRenderer
-from hgenv.rendering.scene import EMPTY
+from hgenv.learning import SGD, Adam, DenseLearner, Rule, sample_gradient, train
+from hgenv.rendering.csg.analytic import AnalyticRenderer
+from hgenv.rendering.csg.scene import EMPTY
+from hgenv.tasks.normals import NormalsTask
 from optimizers import REGISTRY
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-SMALL = {"size": 32, "unroll_steps": 2, "batch_size": 8}
+SMALL = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 8}
 NAMES = ("ShapeNormals", "ShapeNormalsLit", "FaceDepth")
 
 
@@ -43,10 +41,10 @@ def test_the_grammar_draws_the_same_trees() -> None:
     generator = ShapeGenerator(lit=True)
     seeds = torch.arange(200)
     blocks = generator.space.split(generator.space.initial.expand(200, -1))
-    here = compiled_shapes(blocks, uniforms(seeds, numbers_needed(3)), 3)
+    here = compiled.shapes(blocks, uniforms(seeds, numbers_needed(3)), 3)
     there_numbers = uniforms(seeds.cuda(), numbers_needed(3))
     assert torch.equal(there_numbers.cpu(), uniforms(seeds, numbers_needed(3)))
-    there = torch_shapes({name: values.cuda() for name, values in blocks.items()}, there_numbers, 3)
+    there = reference.shapes({name: values.cuda() for name, values in blocks.items()}, there_numbers, 3)
     assert torch.equal(there.kind.cpu(), here.kind)
     assert torch.equal(there.operator.cpu(), here.operator)
     used = here.kind != EMPTY
@@ -76,16 +74,17 @@ def test_faces_are_rendered_alike() -> None:
     assert float(((here.image - there.image.cpu()).abs() > 1e-2).double().mean()) < 1e-3
 
 
-def test_the_sample_gradient_is_the_same_in_double_precision() -> None:
+@pytest.mark.parametrize("rule", [SGD(0.05, 0.9), Adam(0.01)], ids=["sgd", "adam"])
+def test_the_sample_gradient_is_the_same_in_double_precision(rule: Rule) -> None:
     generator, found = ShapeGenerator(AnalyticRenderer(32), lit=True), []
     samples = generator(generator.space.initial.expand(8, -1), torch.arange(8)).map(lambda x: x.double())
+    learner = DenseLearner(NormalsTask(), Network(size=32), torch.float64)
     for device in ("cpu", "cuda"):
-        learner, sgd = NormalsLearner(size=32, dtype=torch.float64, device=device), SGD(0.05, 0.9)
-        batches = samples.map(lambda x, device=device: x.to(device)).split(4)
-        trajectory = train(learner, sgd, sgd.start(learner.initial_weights(0)), batches)
-        data = type("Photos", (), {"batch": batches[0]})
-        loss, gradients = sample_gradient(learner, sgd, trajectory, batches, data)
-        found.append([loss.cpu(), *(x.cpu() for b in gradients for x in b.tensors)])
+        batches = samples.to(device).split(4)
+        start = rule.start({name: w.to(device) for name, w in learner.initial_weights(0).items()})
+        trajectory = train(learner, rule, start, batches)
+        loss, steps = sample_gradient(learner, rule, trajectory, batches, SampleData(batches[0], "photos"))
+        found.append([loss.cpu(), *(x.cpu() for s in steps for x in (*s.samples.tensors, s.influence))])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-9)
 
@@ -97,22 +96,29 @@ def test_whatever_an_optimizer_asks_for_is_answered_alike(name: str) -> None:
         env = make(name, device)
         beta = env.space.project(env.space.initial)
         draw = torch.Generator().manual_seed(0)
-        directions = 0.05 * torch.randn(3, env.samples_per_update, env.space.dimension, generator=draw)
-        betas = env.space.project(env.space.unscale((env.space.scale(beta) + 0.05 * directions[0, :5]).clamp(0, 1)))
+        directions = 0.05 * torch.randn(3, env.problem.num_samples, env.space.dimension, generator=draw)
+        nearby = (env.space.normalize(beta) + 0.05 * directions[0, :5]).clamp(0, 1)
+        betas = env.space.project(env.space.denormalize(nearby))
         env.step(beta)
+        last = env.last
+        gradient = last.sample_gradient()
         answer = {
-            "loss": env.outcome.loss,
-            "sample gradient": env.sample_gradient().image,
-            "last sample gradient": env.sample_gradient(exact=False, steps=1).image,
-            "credits": env.credits(),
-            "slopes": env.slopes(directions),
+            "loss": last.outcome.loss,
+            "last sample gradient": env.rollout(beta).sample_gradient(last_steps=1, curvature=False).samples.image,
+            "sample gradient": gradient.samples.image,
+            "influence": last.influence(),
+            "influence with curvature": last.influence(curvature=True),
+            "slopes": gradient.slopes(directions).value,
             "probes": [outcome.loss for outcome in env.probe(betas)],
         }
-        if env.generator.smooth:
-            answer["exact slopes"] = env.exact_slopes()
+        if env.generator.pathwise:
+            answer["pathwise"] = gradient.pathwise()
         for what, value in answer.items():
             answers.setdefault(what, []).append(value)
         assert env.device.type == device
+        assert isinstance(env.prober, Serial if device == "cpu" else Batched)
+        assert all(x.device.type == device for x in (*last.samples.tensors, last.seeds, *last.end.tensors))
+        assert all(x.device.type == "cpu" for x in (last.betas, gradient.influence, answer["slopes"]))
     for what, (here, there) in answers.items():
         if what in ("loss", "probes"):
             assert there == pytest.approx(here, rel=1e-3), what
@@ -125,7 +131,7 @@ def test_the_gpu_is_charged_for_what_it_does(name: str) -> None:
     env = make(name, "cuda")
     beta = env.space.project(env.space.initial)
     env.step(beta)
-    env.sample_gradient()
+    env.last.sample_gradient()
     phases = env.ledger.by_phase()
     for phase in ("generate", "train", "gradient", "validate"):
         assert phases[phase]["gpu_seconds"] > 0, phase

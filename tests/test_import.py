@@ -1,7 +1,10 @@
 """`import hgenv` stays light, and what is missing is missed only when it is used."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 
 def test_importing_hgenv_needs_no_gl_no_nevergrad_no_hydra() -> None:
@@ -16,10 +19,48 @@ def test_importing_hgenv_needs_no_gl_no_nevergrad_no_hydra() -> None:
         "numba",
         "cv2",
         "embreex",
+        "trimesh",
+        "manifold3d",
+        "scipy.spatial",
     )
     code = f"import sys, hgenv; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["hgenv.learning", "hgenv.tasks", "hgenv.generators", "hgenv.datasets", "hgenv.testing"])
+def test_packages_offer_what_they_name(name: str) -> None:
+    package = importlib.import_module(name)
+    assert package.__all__
+    assert len(set(package.__all__)) == len(package.__all__)
+    assert all(getattr(package, part) is not None for part in package.__all__)
+
+
+def test_what_learning_offers() -> None:
+    from hgenv.learning import (  # noqa: F401 - that they are there is what is tested
+        SGD,
+        Adam,
+        DenseLearner,
+        Learner,
+        Network,
+        Rule,
+        StepGradient,
+        TrainingState,
+        influence,
+        sample_gradient,
+        sample_gradient_without_curvature,
+        train,
+        training_loss,
+        validation_loss,
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["hgenv.learning", "hgenv.tasks.task", "hgenv.tasks.quadratic", "hgenv.samples", "hgenv.probing"]
+)
+def test_modules_can_be_imported_first(module: str) -> None:
+    """There are no circles that only one order of imports hides."""
+    subprocess.run([sys.executable, "-W", "error", "-c", f"import {module}"], check=True)
 
 
 def test_the_public_face_is_what_it_says() -> None:

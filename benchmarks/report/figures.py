@@ -1,6 +1,6 @@
-"""The figures of a report, at most three: curves, samples, error maps. They are drawn twice as large as pages show them.
+"""The figures of a report, at most three: curves, samples, error maps.
 
-Each covers all environments of the report, side by side. Everything in them that is no pixel of a sample is drawn by
+They are drawn twice as large as pages show them. Each covers all environments of the report, side by side. Everything in them that is no pixel of a sample is drawn by
 Matplotlib at its final size: nothing is scaled afterwards.
 """
 
@@ -24,7 +24,7 @@ from hgenv.problem import RenderError
 from hgenv.tasks import Picture
 
 from .. import pictures, records
-from ..run import RunError, make_environment
+from ..config import RunError, make_environment
 from ..studies import DATA, Run
 from .style import styles
 from .tables import by_optimizer, together
@@ -35,7 +35,7 @@ WIDTH, DPI = 1800, 200  # pixels across, and how large letters are in them
 SMALLER = (200, 180, 160, 140, 120, 100)  # DPI of curves: the first that keeps the limit
 WINDOW = 16  # of the 400 moments of a curve: single updates scatter more than optimizers differ
 PANELS = 3  # beside each other
-TILES = {1: 8, 2: 4, 3: 3}  # samples in a row, by the number of environments beside each other; 2 for more
+TILES = {1: 4, 2: 4, 3: 3}  # samples in a row of a picture, by the number of environments beside each other
 GAP = 12  # pixels between blocks of pictures
 SHARPER = 2  # rendered so many times as large as shown, for smooth edges
 
@@ -92,12 +92,14 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
                 values = _trailing_mean(values)
                 (drawn[optimizer],) = axis.plot(time, values.mean(0), color=colour, linestyle=line, lw=1.3)
                 if len(group) > 1:
-                    axis.fill_between(time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False)
+                    axis.fill_between(
+                        time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False
+                    )
             # The first updates come from untrained weights, far from anything that is to be compared.
             shown = [curve.get_ydata()[100:] for curve in axis.get_lines()]
             low, high = min(map(np.min, shown)), max(map(np.max, shown))
             axis.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, max(curve.get_xdata()[-1] for curve in axis.get_lines()) * 1.01 or 1)
             axis.grid(alpha=0.3, lw=0.5)
             axis.tick_params(labelsize=8)
             if row == 0:
@@ -108,7 +110,9 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
                 axis.set_ylabel(f"{data} {main.title}", fontsize=9)
     names = [name for name in looks if name in drawn]
     # Outside of the panels, where it covers no curve.
-    figure.legend([drawn[name] for name in names], names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(
+        [drawn[name] for name in names], names, loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
     return figure
 
 
@@ -165,7 +169,7 @@ def photographic(canvas: Canvas, name: str, caption: str) -> Figure:
     pixels.save(file, "png", optimize=True)
     if file.tell() < LIMIT:
         return Figure(f"{name}.png", caption, file.getvalue())
-    for quality in (95, 92, 90, 87, 84, 80, 70, 60, 40, 20):
+    for quality in (88, 84, 80, 70, 60, 40, 20):
         file = BytesIO()
         pixels.save(file, "webp", quality=quality, method=6)
         if file.tell() < LIMIT:
@@ -185,11 +189,16 @@ def _trailing_mean(values: NDArray[Any]) -> NDArray[Any]:
 # --- Pictures in blocks --------------------------------------------------------------------------------------------
 
 
+def _lanes(environments: int) -> tuple[int, int]:
+    """How many pictures stand beside each other where there are so many environments, and their width."""
+    lanes = max(2, min(environments, PANELS))  # those of a single environment in two lanes
+    return lanes, (WIDTH - (lanes + 1) * GAP) // lanes
+
+
 def _tiles(environments: int) -> tuple[int, int]:
-    """Samples in a row, and pixels of each, where so many environments stand beside each other."""
-    across = min(environments, PANELS)
-    count = TILES[across]
-    return count, (WIDTH - (across + 1) * GAP) // across // count
+    """Samples in a row of a picture, and pixels of each."""
+    count = TILES[min(environments, PANELS)]
+    return count, _lanes(environments)[1] // count
 
 
 def _samples(runs: Sequence[Run], count: int, tile: int) -> dict[str, Picture | str] | None:
@@ -242,26 +251,24 @@ def _some(picture: Picture, count: int) -> Picture:
 
 def _sheet(blocks: Sequence[tuple[str, dict[str, Picture | str]]]) -> Canvas:
     """Environments beside each other, in each the pictures of what is compared below each other, with their names."""
-    across = min(len(blocks), PANELS)
-    width = (WIDTH - (across + 1) * GAP) // across
     head, label, foot = 52, 40, 36
-    columns = [_column(parts, width) for _, parts in blocks]
-    bands = [range(start, min(start + across, len(blocks))) for start in range(0, len(blocks), across)]
-    heights = [max(sum(label + len(image) + GAP for _, image in columns[i]) for i in band) for band in bands]
-    notes = list(dict.fromkeys(p.note for _, parts in blocks for p in parts.values() if not isinstance(p, str)))
-    titles = dict.fromkeys(
-        f"{name}: " * (len(set(map(_titles, blocks))) > 1) + _titles(block) for block in blocks for name in [block[0]]
-    )
-    words = [*titles, *(note for note in notes if note)]
+    lanes, width = _lanes(len(blocks))
+    placed: list[tuple[str | None, list[tuple[str, NDArray[np.uint8]]]]] = []  # lane by lane, in bands of `lanes`
+    for block, parts in blocks:
+        drawn = _drawn(parts, width)
+        placed += [(block, drawn)] if len(blocks) > 1 else [(block, drawn[0::2]), (None, drawn[1::2])]
+    bands = [placed[start : start + lanes] for start in range(0, len(placed), lanes)]
+    heights = [max(sum(label + len(image) + GAP for _, image in drawn) for _, drawn in band) for band in bands]
+    words = _words(blocks)
     total = sum(heights) + head * len(bands) + foot * len(words) + GAP
     figure = _canvas(WIDTH, total)
     top = 0
     for band, tall in zip(bands, heights, strict=True):
-        for k, i in enumerate(band):
-            left = GAP + k * (width + GAP)
-            _write(figure, left, top + 10, blocks[i][0], total, size=10, weight="bold")
-            down = top + head
-            for name, image in columns[i]:
+        for lane, (title, drawn) in enumerate(band):
+            left, down = GAP + lane * (width + GAP), top + head
+            if title is not None:
+                _write(figure, left, top + 10, title, total, size=10, weight="bold")
+            for name, image in drawn:
                 _write(figure, left, down, name, total, size=9)
                 down += label
                 figure.figimage(image, left, total - down - len(image), zorder=3)
@@ -273,7 +280,8 @@ def _sheet(blocks: Sequence[tuple[str, dict[str, Picture | str]]]) -> Canvas:
     return figure
 
 
-def _column(parts: Mapping[str, Picture | str], width: int) -> list[tuple[str, NDArray[np.uint8]]]:
+def _drawn(parts: Mapping[str, Picture | str], width: int) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Pictures at a width, with their names; those that are a text as a line with it."""
     found = []
     for name, part in parts.items():
         if isinstance(part, str):
@@ -285,10 +293,19 @@ def _column(parts: Mapping[str, Picture | str], width: int) -> list[tuple[str, N
     return found
 
 
-def _titles(block: tuple[str, dict[str, Picture | str]]) -> str:
-    """What the rows of each of its pictures are."""
-    kinds = dict.fromkeys(", ".join(p.titles) for p in block[1].values() if not isinstance(p, str))
-    return "From top to bottom: " + "; ".join(kinds) + "." if kinds else ""
+def _words(blocks: Sequence[tuple[str, dict[str, Picture | str]]]) -> list[str]:
+    """What the rows of the pictures are, and how to read them."""
+    kinds = {title: _titles(parts) for title, parts in blocks}
+    notes = dict.fromkeys(p.note for _, parts in blocks for p in parts.values() if not isinstance(p, str) and p.note)
+    if len(set(kinds.values())) == 1:
+        return [next(iter(kinds.values())), *notes]
+    return [*(f"{title}: {kind}" for title, kind in kinds.items()), *notes]
+
+
+def _titles(parts: Mapping[str, Picture | str]) -> str:
+    """What the rows of each picture are."""
+    kinds = dict.fromkeys(", ".join(p.titles) for p in parts.values() if not isinstance(p, str))
+    return f"From top to bottom: {'; '.join(kinds)}."
 
 
 def _write(figure: Canvas, left: float, top: float, text: str, height: int, **style: Any) -> None:

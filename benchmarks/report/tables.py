@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from scipy import stats
 
 from hgenv.accounting import OFF_CLOCK, PHASES
 
+from .. import defaults
 from ..studies import DATA, Run
 from .style import ordered
 
@@ -140,9 +141,7 @@ def phases(runs: Sequence[Run]) -> Table:
     header = ["optimizer", *PHASES, *(f"{name} (off clock)" for name in OFF_CLOCK)]
     rows = []
     for optimizer, group in by_optimizer(runs):
-        spent = {
-            phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)
-        }
+        spent = {phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)}
         total = sum(spent[phase] for phase in PHASES) or 1.0
         on = [f"{spent[phase]:.1f} s, {spent[phase] / total:.0%}" for phase in PHASES]
         rows.append([optimizer, *on, *(f"{spent[phase]:.1f} s" for phase in OFF_CLOCK)])
@@ -189,20 +188,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """In what, besides optimizer and seed, runs differ that stand in one table."""
     apart = ("optimizer", "seed", "study")
     shared = [{key: value for key, value in run.config.items() if key not in apart} for run in runs]
-    found = dict.fromkeys(text for config in shared[1:] for text in _differing(shared[0], config))
+    found = dict.fromkeys(text for config in shared[1:] for text in defaults.differences(shared[0], config))
     return [f"the runs were not made under the same conditions: {text}" for text in found]
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two settings, as `key: value here, value there`."""
-    found = []
-    for key in dict.fromkeys([*one, *other]):
-        a, b = one.get(key, "(none)"), other.get(key, "(none)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a}, {b}")
-    return found
 
 
 def _late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:

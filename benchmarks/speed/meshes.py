@@ -24,11 +24,12 @@ from hgenv.datasets import ict_facekit, standin_faces
 from hgenv.datasets.morphable import LEAST, MorphableModel, principal_textures
 from hgenv.generators.faces import FaceGenerator
 from hgenv.memory import keep_memory
-from hgenv.rendering import gl
-from hgenv.rendering.scene import RenderError
-from hgenv.rendering.skin import shade_skin
-from hgenv.rendering.surfaces import SurfaceRenderer, ZBuffer, as_batch, fit, turn
-from hgenv.rendering.surfaces_embree import EmbreeSurfaces
+from hgenv.problem import RenderError
+from hgenv.rendering.csg import PyrenderRenderer
+from hgenv.rendering.shading.skin import shade_skin
+from hgenv.rendering.surfaces import SurfaceRenderer, ZBuffer, depth_samples, fit, turn
+from hgenv.rendering.surfaces.embree import EmbreeSurfaces
+from hgenv.rendering.surfaces.fragments import light_axes
 
 from .clocks import gpu, gpu_seconds, name_of, take_turns
 
@@ -57,7 +58,7 @@ def surfaces(renderer: SurfaceRenderer, triangles: Tensor) -> Route:
         row = torch.arange(len(vertices))[:, None]
         colour = sum(seen.weight[:, i, :, None] * colours[row, corners[..., i]] for i in range(3))
         image = shade_skin(torch.as_tensor(colour).transpose(1, 2), seen.normal, light.float(), seen.lit, seen.mask)
-        return as_batch(image, seen, renderer.size)
+        return depth_samples(image, seen, renderer.size)
 
     return route
 
@@ -68,18 +69,19 @@ def pyrender_route(triangles: Tensor, size: int) -> Route:
     Raises:
         RenderError: pyrender's libraries are missing.
     """
-    pyrender = gl._library()
-    try:
-        offscreen = pyrender.OffscreenRenderer(size, size)
-    except Exception as error:  # PyOpenGL has no one error for this
-        raise RenderError(f"OpenGL could not be started through EGL ({error}); {gl.CURE}") from error
+    PyrenderRenderer(size)  # prepares what pyrender needs, and says what is missing
+    PyrenderRenderer.close()
+    import pyrender
+
+    offscreen = pyrender.OffscreenRenderer(size, size)
     faces = triangles.numpy()
     pose = np.eye(4)
     pose[2, 3] = 3
 
     def route(vertices: Tensor, colours: Tensor, light: Tensor) -> object:
         frames = []
-        for mesh, colour, toward in zip(vertices.numpy(), colours.numpy(), light.numpy(), strict=True):
+        lamps = torch.stack(light_axes(light), -1).numpy()  # columns: right, up, backward
+        for mesh, colour, lamp in zip(vertices.numpy(), colours.numpy(), lamps, strict=True):
             area = np.cross(mesh[faces[:, 1]] - mesh[faces[:, 0]], mesh[faces[:, 2]] - mesh[faces[:, 0]])
             normals = np.zeros_like(mesh)
             for i in range(3):
@@ -91,7 +93,7 @@ def pyrender_route(triangles: Tensor, size: int) -> Route:
             scene.add(pyrender.Mesh([primitive]))
             scene.add(pyrender.OrthographicCamera(1, 1, znear=0.5, zfar=6), pose=pose)
             axes = np.eye(4)
-            axes[:3, :3] = gl._axes(toward).T
+            axes[:3, :3] = lamp
             scene.add(pyrender.DirectionalLight(intensity=3), pose=axes)
             frames.append(offscreen.render(scene))
         return frames

@@ -25,6 +25,7 @@ from torch import Tensor
 import hgenv  # noqa: F401 - registers the environments
 from hgenv.env import DataGenEnv
 from hgenv.memory import keep_memory
+from hgenv.probing import Batched, Prober, Serial, Workers
 
 from .clocks import gpu, name_of, take_turns, wall_seconds
 
@@ -41,12 +42,10 @@ def main() -> None:
     counts = [0, *map(int, arguments.workers.split(","))]
     envs: dict[int, DataGenEnv] = {}
     for count in counts:
-        envs[count] = gymnasium.make("hgenv/ShapeNormalsLit-v0", device="cpu", workers=count).unwrapped
-        envs[count].reset(seed=0)
-        envs[count].warm_up()
+        envs[count] = made("cpu", Workers(count) if count else Serial())
     space = envs[0].space
     draw = torch.Generator().manual_seed(0)
-    betas = space.unscale(torch.rand(arguments.probes, space.dimension, generator=draw, dtype=torch.float64))
+    betas = space.denormalize(torch.rand(arguments.probes, space.dimension, generator=draw, dtype=torch.float64))
     betas = space.project((betas + space.initial) / 2)
 
     wall: dict[int, list[float]] = {count: [] for count in counts}
@@ -82,14 +81,21 @@ def main() -> None:
     print("\n" + json.dumps(figures))
 
 
+def made(device: str, prober: Prober) -> DataGenEnv:
+    """An environment that is ready to probe."""
+    env: DataGenEnv = gymnasium.make(
+        "hgenv/ShapeNormalsLit-v0", disable_env_checker=True, device=device, prober=prober
+    ).unwrapped
+    env.reset(seed=0)
+    env.warm_up()
+    return env
+
+
 def measure_gpu(betas: Tensor, device: torch.device, repetitions: int) -> dict[str, float]:
     """Wall seconds of a round on a GPU, one probe after the other and all as one batch."""
     work = {}
-    for name, size in (("gpu_single", 1), ("gpu_batch", None)):
-        env = gymnasium.make("hgenv/ShapeNormalsLit-v0", device=str(device), probe_batch=size).unwrapped
-        env.reset(seed=0)
-        env.warm_up()
-        work[name] = partial(env.probe, betas)
+    for name, prober in (("gpu_single", Serial()), ("gpu_batch", Batched())):
+        work[name] = partial(made(str(device), prober).probe, betas)
     losses = [[outcome.loss for outcome in probe()] for probe in work.values()]
     furthest = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
     seconds = take_turns(work, repetitions, wall_seconds)

@@ -20,15 +20,13 @@ from functools import partial
 
 import torch
 
-from hgenv.generators.grammar import numbers_needed
-from hgenv.generators.grammar_numba import shapes
+from hgenv.generators.grammar import numbers_needed, shapes
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.memory import keep_memory
-from hgenv.rendering.analytic import AnalyticRenderer
-from hgenv.rendering.gl import PyrenderRenderer
-from hgenv.rendering.mesh import MeshRenderer
-from hgenv.rendering.scene import EMPTY, Frame, RenderError, Scene
+from hgenv.problem import RenderError
+from hgenv.rendering.csg import AnalyticRenderer, Frame, MeshRenderer, PyrenderRenderer, Scene
+from hgenv.rendering.csg.scene import EMPTY
 
 from .clocks import gpu, gpu_seconds, name_of, take_turns
 

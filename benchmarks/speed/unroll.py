@@ -28,18 +28,20 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from hgenv.batch import Batch
+from hgenv.learning import SGD, DenseLearner, Network, sample_gradient, train, training_loss, validation_loss
 from hgenv.learning.hourglass import Unit
-from hgenv.learning.normals import NormalsLearner
-from hgenv.learning.unroll import SGD, Weights, full_precision, sample_gradient, train
+from hgenv.learning.precision import full_precision
+from hgenv.learning.rules import Weights
+from hgenv.problem import SampleData
+from hgenv.samples import DenseSamples
+from hgenv.tasks.normals import NormalsTask
 
 from .clocks import cpu_seconds, gpu, gpu_seconds, name_of
 
@@ -47,75 +49,90 @@ SIZE, SAMPLES, RATE = 64, 4, 0.05
 PEERS = ("higher", "torchopt")
 WHOLE = ("autograd", *PEERS)  # those that keep the graph of all K steps
 METHODS = ("plain", "ours", *WHOLE, "plain_stock", *(f"{name}_units" for name in WHOLE))
-Problem = tuple[NormalsLearner, list[Batch], Any]
 
 
-def random_batch(samples: int, generator: torch.Generator, dtype: torch.dtype) -> Batch:
+@dataclass(frozen=True)
+class Problem:
+    """A learner, its training batches and its validation data."""
+
+    learner: DenseLearner
+    batches: list[DenseSamples]
+    data: SampleData
+    device: torch.device
+
+    def weights(self) -> Weights:
+        """Where training starts."""
+        return {name: w.to(self.device) for name, w in self.learner.initial_weights(0).items()}
+
+
+def random_batch(samples: int, generator: torch.Generator, dtype: torch.dtype) -> DenseSamples:
     """Noise in the shape of samples: the time does not depend on what they show."""
     image, target, mask = (
         torch.rand(samples, channels, SIZE, SIZE, generator=generator, dtype=torch.float64) for channels in (1, 3, 1)
     )
     mask = (mask > 0.4).double()
-    return Batch(image * mask, nn.functional.normalize(target - 0.5, dim=1) * mask, mask).map(lambda x: x.to(dtype))
+    parts = image * mask, nn.functional.normalize(target - 0.5, dim=1) * mask, mask
+    return DenseSamples(*(x.to(dtype) for x in parts))
 
 
 def problem(steps: int, device: torch.device, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Problem:
-    """A learner, its training batches and its validation data."""
+    """K = `steps` batches of noise."""
     generator = torch.Generator().manual_seed(0)
-    batches = [random_batch(samples, generator, dtype).map(lambda x: x.to(device)) for _ in range(steps)]
-    data = SimpleNamespace(batch=random_batch(10, generator, dtype).map(lambda x: x.to(device)))
-    return NormalsLearner(size=SIZE, dtype=dtype, device=device), batches, data
+    batches = [random_batch(samples, generator, dtype).to(device) for _ in range(steps)]
+    data = SampleData(random_batch(10, generator, dtype).to(device), "noise")
+    return Problem(DenseLearner(NormalsTask(), Network(size=SIZE), dtype), batches, data, device)
 
 
-def plain(learner: NormalsLearner, batches: list[Batch], data: Any) -> None:
+def plain(given: Problem) -> None:
     """Training as everybody writes it; no gradient."""
-    weights = {name: w.requires_grad_() for name, w in learner.initial_weights(0).items()}
+    weights = {name: w.requires_grad_() for name, w in given.weights().items()}
     optimizer = torch.optim.SGD(weights.values(), lr=RATE)
-    for batch in batches:
+    for batch in given.batches:
         optimizer.zero_grad()
-        learner.training_loss(weights, batch).backward()
+        training_loss(given.learner, weights, batch).backward()
         optimizer.step()
 
 
-def ours(learner: NormalsLearner, batches: list[Batch], data: Any, sgd: SGD | None = None) -> list[Batch]:
+def ours(given: Problem, sgd: SGD | None = None) -> list[Tensor]:
     """Training and the adjoint."""
     sgd = sgd or SGD(RATE)
-    trajectory = train(learner, sgd, sgd.start(learner.initial_weights(0)), batches)
-    return sample_gradient(learner, sgd, trajectory, batches, data)[1]
+    trajectory = train(given.learner, sgd, sgd.start(given.weights()), given.batches)
+    _, gradients = sample_gradient(given.learner, sgd, trajectory, given.batches, given.data)
+    return [x for gradient in gradients for x in gradient.samples.tensors]
 
 
-def autograd(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+def autograd(given: Problem) -> tuple[Tensor, ...]:
     """The whole loop as one graph."""
-    weights = {name: w.requires_grad_() for name, w in learner.initial_weights(0).items()}
-    samples = _with_gradient(batches)
+    weights = {name: w.requires_grad_() for name, w in given.weights().items()}
+    samples = _with_gradient(given.batches)
     for batch in samples:
-        loss = learner.training_loss(weights, batch)
+        loss = training_loss(given.learner, weights, batch)
         gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         weights = {name: w - RATE * g for (name, w), g in zip(weights.items(), gradient, strict=True)}
-    return _sample_gradients(learner.validation_loss(weights, data), samples)
+    return _sample_gradients(given, weights, samples)
 
 
-def higher(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+def higher(given: Problem) -> tuple[Tensor, ...]:
     """`higher.innerloop_ctx`."""
     import higher
 
-    module, samples = _Module(learner.initial_weights(0)), _with_gradient(batches)
+    module, samples = _Module(given.weights()), _with_gradient(given.batches)
     optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
     with higher.innerloop_ctx(module, optimizer) as (functional, differentiable):
         for batch in samples:
-            differentiable.step(learner.training_loss(module.named(functional.fast_params), batch))
-        return _sample_gradients(learner.validation_loss(module.named(functional.fast_params), data), samples)
+            differentiable.step(training_loss(given.learner, module.named(functional.fast_params), batch))
+        return _sample_gradients(given, module.named(functional.fast_params), samples)
 
 
-def torchopt(learner: NormalsLearner, batches: list[Batch], data: Any) -> tuple[Tensor, ...]:
+def torchopt(given: Problem) -> tuple[Tensor, ...]:
     """`torchopt.MetaSGD`."""
     import torchopt
 
-    module, samples = _Module(learner.initial_weights(0)), _with_gradient(batches)
+    module, samples = _Module(given.weights()), _with_gradient(given.batches)
     optimizer = torchopt.MetaSGD(module, lr=RATE)
     for batch in samples:
-        optimizer.step(learner.training_loss(module.named(module.current()), batch))
-    return _sample_gradients(learner.validation_loss(module.named(module.current()), data), samples)
+        optimizer.step(training_loss(given.learner, module.named(module.current()), batch))
+    return _sample_gradients(given, module.named(module.current()), samples)
 
 
 def use_stock_layers() -> None:
@@ -144,11 +161,12 @@ class _Module(nn.Module):
         return dict(zip(self.names, values, strict=True))
 
 
-def _with_gradient(batches: list[Batch]) -> list[Batch]:
+def _with_gradient(batches: list[DenseSamples]) -> list[DenseSamples]:
     return [b.map(lambda x: x.clone().requires_grad_()) for b in batches]
 
 
-def _sample_gradients(loss: Tensor, batches: list[Batch]) -> tuple[Tensor, ...]:
+def _sample_gradients(given: Problem, weights: Weights, batches: list[DenseSamples]) -> tuple[Tensor, ...]:
+    loss = validation_loss(given.learner, weights, given.data)
     return torch.autograd.grad(loss, [x for b in batches for x in b.tensors])
 
 
@@ -169,12 +187,12 @@ def measure(method: str, steps: int, device: torch.device) -> dict[str, float]:
         if variant == "stock" or (name in WHOLE and variant != "units"):
             use_stock_layers()
         torch.set_num_threads(1)
-        learner, batches, data = problem(steps, device)
+        given = problem(steps, device)
         before = peak_megabytes(device)
-        functions[name](learner, batches, data)
+        functions[name](given)
         added = peak_megabytes(device) - before
         clock = cpu_seconds if device.type == "cpu" else gpu_seconds
-        return {"seconds": clock(lambda: functions[name](learner, batches, data)), "mb": added}
+        return {"seconds": clock(lambda: functions[name](given)), "mb": added}
 
 
 def peak_megabytes(device: torch.device) -> float:
@@ -198,8 +216,8 @@ def precision(steps: int, samples: int, device: torch.device) -> tuple[float, fl
     """Cosine and relative error of the gradient in single precision to that in double, with momentum 0.9."""
     found = []
     for dtype in (torch.float32, torch.float64):
-        gradients = ours(*problem(steps, device, samples, dtype), sgd=SGD(RATE, momentum=0.9))
-        found.append(torch.cat([x.double().flatten() for b in gradients for x in b.tensors]))
+        gradients = ours(problem(steps, device, samples, dtype), SGD(RATE, momentum=0.9))
+        found.append(torch.cat([x.double().flatten() for x in gradients]))
     single, double = found
     cosine = torch.dot(single, double) / (single.norm() * double.norm())
     return float(cosine), float((single - double).norm() / double.norm())

@@ -133,7 +133,8 @@ def adjoint_step(
         a_k = dL/ds_k, and what L owes to the samples.
     """
     start, samples = state.leaves(), differentiable(batch)
-    sample_weights = _ones(batch).requires_grad_()
+    like = next(iter(start.weights.values()))  # not the samples: none of their fields need be floating-point
+    sample_weights = torch.ones(len(batch), dtype=like.dtype, device=like.device, requires_grad=True)
 
     loss = training_loss(learner, start.weights, samples, sample_weights)
     gradient = torch.autograd.grad(loss, list(start.weights.values()), create_graph=True)
@@ -197,8 +198,3 @@ def as_gradient(samples: Samples, parts: list[Tensor]) -> Samples:
     """A record of the gradients of the floating-point fields, zero elsewhere."""
     given = iter(parts)
     return samples.map(lambda x: next(given) if x.is_floating_point() else torch.zeros_like(x))
-
-
-def _ones(samples: Samples) -> Tensor:
-    like = next(x for x in samples.tensors if x.is_floating_point())
-    return torch.ones(len(samples), dtype=like.dtype, device=like.device)

@@ -85,12 +85,13 @@ def angles(prediction: Tensor, truth: Tensor, dim: int = -3) -> Tensor:
 
     Args:
         prediction: Vectors along `dim`, of any length; (..., 3, h, w) by default.
-        truth: The same.
+        truth: The same; what is computed has the predictions' precision.
         dim: The dimension of size 3.
 
     Returns:
         Radians, 0..pi; the shape without `dim`.
     """
+    truth = truth.to(prediction.dtype)  # unlike the rest, the cross product does not do that by itself
     # vector_norm over a leading dimension takes sixty times as long as this.
     square = torch.linalg.cross(prediction, truth, dim=dim).square().sum(dim)
     parallel = square == 0

@@ -1,4 +1,4 @@
-"""Conformance kits: what every generator, environment and optimizer has to do, as tests to inherit.
+"""Conformance kits: what every generator, learner, environment and optimizer has to do, as tests to inherit.
 
     from hgenv.testing import GeneratorConformance
 
@@ -12,6 +12,7 @@ A check that does not apply raises `unittest.SkipTest`.
 
 from .environment import EnvironmentConformance
 from .generator import GeneratorConformance
+from .learner import LearnerConformance
 from .optimizer import OptimizerConformance
 
-__all__ = ["EnvironmentConformance", "GeneratorConformance", "OptimizerConformance"]
+__all__ = ["EnvironmentConformance", "GeneratorConformance", "LearnerConformance", "OptimizerConformance"]

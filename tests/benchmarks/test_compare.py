@@ -11,6 +11,22 @@ def test_comma_lists_stand_for_every_combination():
     ]
 
 
+def test_arguments_that_make_no_sense_are_named(tmp_path, capsys):
+    for arguments, message in (
+        (["--configdir", "conf"], "unknown option --configdir"),
+        (["--config-dir"], "--config-dir needs a folder"),
+        (["--config-dir", str(tmp_path / "nowhere")], "nowhere is no folder"),
+        (["workers=many"], "workers must be a whole number"),
+        (["workers=0"], "workers must be at least 1"),
+        (["optimizer.rule.learning_rate=0.1,0.2"], "several runs would have the folder"),
+        (["optimizer=hybrid"], "hybrid_gradient"),
+        (["optimizer.stride=1"], "has no setting 'stride'"),
+    ):
+        assert compare.main([f"root={tmp_path}", *arguments]) == 1
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     arguments = [
         f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0,1",

@@ -58,7 +58,9 @@ class Loose(Base):
 
 
 class Anything:
-    def __init__(self, speed: float = 1.0, *, light: dict[str, list[float]] | None = None, part: Any = None, **rest: Any):
+    def __init__(
+        self, speed: float = 1.0, *, light: dict[str, list[float]] | None = None, part: Any = None, **rest: Any
+    ):
         self.speed, self.light, self.part, self.rest = speed, light, part, rest
 
 
@@ -128,7 +130,7 @@ def test_a_part_without_target_changes_the_default_and_one_of_another_class_repl
 @pytest.mark.parametrize(("node", "message"), [
     (target("Child", specs={}), "x Child has no setting 'specs'; it has spec, colours, size, device"),
     (target("Child", spec={"ratee": 1}), r"x\.spec Spec has no setting 'ratee'; it has rate, inner, kind"),
-    (target("Child", spec={"inner": {"depths": 1}}), r"x\.spec\.inner Inner has no setting 'depths'; it has depth, sharp"),
+    (target("Child", spec={"inner": {"depths": 1}}), r"x\.spec\.inner Inner has no setting 'depths'; it has depth"),
     (target("Child", size="big"), r"x\.size must be a number \(infinity is written inf\), not 'big'"),
     (target("Child", size=True), r"x\.size must be a number"),
     (target("Child", spec={"inner": {"sharp": 1}}), r"x\.spec\.inner\.sharp must be true or false, not 1"),

@@ -1,5 +1,4 @@
 import base64
-import gzip
 import json
 import re
 import statistics
@@ -7,56 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import t as student
 
-from benchmarks import pictures, records, report
+from benchmarks import pictures, records
+from benchmarks.config import compose
 from benchmarks.records import RecordError
+from benchmarks.report import collect, figures, keep, tables
+from benchmarks.report.__main__ import main
+from benchmarks.report.pages import section
+from benchmarks.report.style import OTHERS, STYLES, ordered, styles
+from benchmarks.run import run
+from hgenv.tasks import Picture
+
+from .raw import change_rows, make_run
+from .tools import quadratic
 
 # 97.5 % points of Student's t for 1 and 2 degrees of freedom, from printed tables.
 T = {2: 12.706, 3: 4.303}
 
-METRICS = ("within_11.25", "within_22.5", "within_30", "mean_degrees", "median_degrees", "mse_radians2")
 
-
-def make_run(root: Path, optimizer: str, seed: int, errors, *, done=True, amount=10.0, overshoot=False) -> Path:
-    """A run that spends 2 s an update, with given mean test errors; validation is 1 degree worse."""
-    folder = root / "study" / "quadratic" / optimizer / f"seed={seed}"
-    folder.mkdir(parents=True)
-    config = {
-        "study": "study",
-        "seed": seed,
-        "env": {"id": "hgenv/Quadratic-v0", "label": "quadratic"},
-        "optimizer": {"id": optimizer, "label": optimizer},
-        "budget": {"amount": amount, "unit": "total_seconds"},
-    }
-    (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    rows = []
-    for update, error in enumerate(errors):
-        test = {name: error + k for k, name in enumerate(METRICS)} | {"mean_degrees/pear": 1.0}
-        test["mean_degrees"], test["mse_radians2"] = error, error / 100
-        spent = {"cpu_seconds": 2.0 * update, "gpu_seconds": 0.0, "total_seconds": 2.0 * update}
-        rows.append({
-            "update": update, "status": "OK", "message": "", "loss": 0.1, "beta": [0.0, 0.0, 0.0, 0.5],
-            "recommendation": [0.1 * update, 0.0, float(seed), 0.5], "spent": spent,
-            "within_budget": not (overshoot and update == len(errors) - 1),
-            "validation": {**test, "mean_degrees": error + 1}, "test": test,
-        })  # fmt: skip
-    rows[0] |= {
-        "data": {"validation": "stand-in validation", "test": "stand-in test"},
-        "blocks": [{"name": "position", "unit": "1", "size": 3}, {"name": "spread", "unit": "m", "size": 1}],
-    }
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if done:
-        phase = {"cpu_seconds": 1.0, "gpu_seconds": 0.0, "wall_seconds": 1.0}
-        phases = dict.fromkeys(
-            ("generate", "train", "gradient", "validate", "optimizer", "score", "log", "checkpoint", "warm_up"), phase
-        )
-        end = {
-            "status": "finished", "message": "", "rows": len(rows), "phases": phases, "hardware": {"cpu": "abacus"},
-            "versions": {"torch": "9"}, "commit": "abc", "command": f"run seed={seed}",
-        }  # fmt: skip
-        (folder / "DONE.json").write_text(json.dumps(end))
-    return folder
+@pytest.fixture(autouse=True)
+def small_curves(monkeypatch):
+    """Drawn in a quarter of the time."""
+    monkeypatch.setattr(figures, "SMALLER", (50,))
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -71,21 +44,20 @@ def test_the_table_says_what_the_rows_say(tmp_path):
         for seed, final in enumerate(finals):
             # The last row overshoots: it must not show anywhere.
             make_run(tmp_path, optimizer, seed, [40.0, 35.0, final, 1.0], overshoot=True)
-    assert report.main([str(tmp_path / "study")]) == 0
+    assert main([str(tmp_path / "study")]) == 0
     text = (tmp_path / "study" / "report.md").read_text()
     for optimizer, finals in ends.items():
         n = len(finals)
-        name, count, *figures, validation, late_validation, late_test, updates = cells(text, optimizer)
+        name, count, *metrics, validation, late_validation, late_test, updates = cells(text, optimizer)
         assert late_validation == validation  # no more than one update falls into it
         assert float(late_test.split(" ± ")[0]) == pytest.approx(statistics.mean(finals), abs=0.006)
         assert (name, count, updates) == (optimizer, str(n), "2")
         half = T[n] * statistics.stdev(finals) / n**0.5
-        for k, figure in enumerate(figures[:5]):
-            shift = 0 if k == 3 else k
+        for k, figure in enumerate(metrics[:5]):
             mean, width = map(float, figure.split(" ± "))
-            assert mean == pytest.approx(statistics.mean(finals) + shift, abs=0.006)
+            assert mean == pytest.approx(statistics.mean(finals) + k, abs=0.006)
             assert width == pytest.approx(half, rel=1e-3)
-        mean, width = map(float, figures[5].split(" ± "))
+        mean, width = map(float, metrics[5].split(" ± "))
         assert mean == pytest.approx(statistics.mean(finals) / 100, abs=6e-5)
         assert width == pytest.approx(half / 100, abs=6e-5, rel=1e-3)
         assert float(validation.split(" ± ")[0]) == pytest.approx(statistics.mean(finals) + 1, abs=0.006)
@@ -95,11 +67,40 @@ def test_the_table_says_what_the_rows_say(tmp_path):
 
 def test_the_last_tenth_is_a_mean_over_updates(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0] * 19 + [30.0, 20.0, 1.0], amount=40, overshoot=True)  # ends at 40 s
-    report.main([str(tmp_path)])
+    main([str(tmp_path)])
     assert cells((tmp_path / "report.md").read_text(), "hybrid")[-3:-1] == ["31.00", "30.00"]  # 36, 38 and 40 s
 
 
-def test_against_a_rival(tmp_path):
+def test_the_update_with_the_best_validation_has_a_table_of_its_own(tmp_path):
+    """Validation falls and rises again; the test figure is that of the same update, not the best there is."""
+    for seed, shift in ((0, 0.0), (1, 1.0)):
+        errors = [40.0, 30.0, 20.0 + shift, 20.0 + shift, 25.0, 10.0]
+        make_run(tmp_path, "hybrid", seed, errors, tests=[50.0, 9.0, 31.0, 33.0, 8.0, 7.0], overshoot=True)
+    main([str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    part = text[text.index("At the counted update with the best validation:") :]
+    _, mean, median, *_, validation, update = cells(part, "hybrid")
+    assert (mean, median, update) == ("31.00 ± 0.00", "32.00 ± 0.00", "2")  # the first of two that are alike
+    assert validation.startswith("21.50 ± ")
+
+
+def test_a_primary_metric_of_which_more_is_better(tmp_path):
+    def more_is_better(rows):
+        rows[0]["metrics"] = [m for m in rows[0]["metrics"] if m["name"] == "within_30"]
+
+    for name, finals in (("basic_random_search", (50.0, 60.0)), ("good", (70.0, 80.0)), ("bad", (30.0, 40.0))):
+        for seed, final in enumerate(finals):
+            errors = [final * min(1, k / 30) for k in range(101)]
+            change_rows(make_run(tmp_path, name, seed, errors, amount=200), more_is_better)
+    runs = collect([tmp_path]).runs
+    assert [row[0] for row in tables.results(runs).rows] == ["good", "basic_random_search", "bad"]
+    shares = {row[0]: row[1] for row in tables.against_baseline(runs).rows}
+    assert shares["bad"] == "never"
+    assert 0.2 <= float(shares["good"]) <= 0.35
+    assert runs[-1].best == 30  # the first at the top
+
+
+def test_against_the_baseline(tmp_path):
     """One that is three times as fast and ends 5 degrees below; Welch's interval by hand."""
     ends = {"basic_random_search": (30.0, 31.0, 32.0), "fast": (25.0, 26.0, 27.5)}
     for optimizer, finals in ends.items():
@@ -107,7 +108,7 @@ def test_against_a_rival(tmp_path):
             slow = [60.0 - (60.0 - final) * min(1, k / 90) for k in range(101)]
             fast = [60.0 - (60.0 - final) * min(1, k / 30) for k in range(101)]
             make_run(tmp_path, optimizer, seed, slow if optimizer == "basic_random_search" else fast, amount=200)
-    table = report.rivals(report.collect([tmp_path]).runs)
+    table = tables.against_baseline(collect([tmp_path]).runs)
     (_, own, *nothing), (_, share, validation, test) = table.rows
     assert nothing == ["-", "-"]
     # The mean line falls from 60 by 1.128 an update: it passes 31 + 1 within 26 updates, seen by a window of 10.
@@ -125,7 +126,7 @@ def test_against_a_rival(tmp_path):
 def test_single_objects(tmp_path):
     for seed, errors in ((0, [40.0, 20.0]), (1, [40.0, 24.0])):
         make_run(tmp_path, "hybrid", seed, errors)
-    report.main([str(tmp_path)])
+    main([str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     header = next(line for line in text.splitlines() if "test: pear" in line)
     assert [cell.strip() for cell in header.strip("|").split("|")] == ["optimizer", "validation: pear", "test: pear"]
@@ -134,39 +135,100 @@ def test_single_objects(tmp_path):
 
 def test_one_seed_has_no_interval(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
-    report.main([str(tmp_path)])
+    main([str(tmp_path)])
     row = cells((tmp_path / "report.md").read_text(), "hybrid")
-    assert row[5] == "20.00"
+    assert row[2] == "20.00"
     assert not any("±" in cell for cell in row)
 
 
-def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path):
+def drawn_curves(tmp_path):
+    runs = collect([tmp_path]).runs
+    groups = {run.environment: [r for r in runs if r.environment == run.environment] for run in runs}
+    return figures.curves(list(groups.items()), lambda runs: runs[0].environment)
+
+
+def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "WINDOW", 1)
     make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0])
     make_run(tmp_path, "hybrid", 1, [40.0, 20.0, 0.0, 0.0])
-    figure = report.curves(report.collect([tmp_path]).runs, "title")
-    titles = [axis.get_ylabel() for axis in figure.axes]
-    assert titles == ["validation mean (°)", "", "test mean (°)", ""]  # CPU and total: there was no GPU
-    (line,) = figure.axes[2].get_lines()
+    figure = drawn_curves(tmp_path)
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels == ["validation mean (°)", "test mean (°)"]  # one panel each: there was no GPU
+    (line,) = figure.axes[1].get_lines()
     time, mean = line.get_data()
     assert time[-1] == 4  # where the shorter one ends
     # Updates end at 2 s and 4 s, at 30 and 20 degrees with one seed, at 20 and 0 with the other.
     expected = np.where(np.asarray(time) < 2, 40, np.where(np.asarray(time) < 4, 25, 10))
     np.testing.assert_allclose(mean, expected)
-    (band,) = figure.axes[2].collections
+    (band,) = figure.axes[1].collections
     lowest, highest = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (lowest, highest) == (0, 40)
+
+
+def test_a_curve_is_a_mean_over_the_last_moments(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 30.0])
+    (line,) = drawn_curves(tmp_path).axes[1].get_lines()
+    time, mean = map(np.asarray, line.get_data())
+    assert mean[0] == 40
+    after = np.flatnonzero(time >= 2)
+    expected = [40 - 10 * k / figures.WINDOW for k in range(1, figures.WINDOW)]
+    np.testing.assert_allclose(mean[after][: figures.WINDOW - 1], expected)
+    np.testing.assert_allclose(mean[after][figures.WINDOW - 1 :], 30)
+
+
+def test_gpu_time_has_panels_where_a_gpu_ran(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0], env={"id": "x", "label": "plain"})
+    make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0], gpu=0.5, env={"id": "x", "label": "quick"})
+    shown = [(a.get_title(), a.get_xlabel()) for a in drawn_curves(tmp_path).axes if a.get_visible()]
+    titles, labels = [t for t, _ in shown if t], [label for _, label in shown if label]
+    assert titles == ["plain", "quick", "quick"]
+    assert labels == ["CPU + GPU time (s)", "CPU + GPU time (s)", "GPU time (s)"]
+
+
+def test_an_optimizer_looks_the_same_in_every_figure():
+    """The table is part of every figure that was ever shown: a change of it is a change of all of them."""
+    assert {name: look[0] for name, look in STYLES.items()} == {
+        "hybrid_gradient": "#0072B2", "hybrid_gradient_paper": "#0072B2", "credit_gradient": "#D55E00",
+        "basic_random_search": "#009E73", "basic_random_search_paper": "#009E73",
+        "augmented_random_search": "#009E73", "evolution": "#E69F00", "random_search": "#CC79A7", "fixed": "#555555",
+    }  # fmt: skip
+    for others in ([], ["evolution", "zebra", "apple"], ["hybrid_gradient-slow", "fixed"]):
+        looks = styles(["hybrid_gradient", "credit_gradient", *others])
+        assert looks["hybrid_gradient"] == ("#0072B2", "-")
+        assert looks["credit_gradient"] == ("#D55E00", "-")
+        assert len(set(looks.values())) == len(looks)
+    looks = styles(["zebra", "apple", "hybrid_gradient-slow", "hybrid_gradient-fast", "hybrid_gradient_paper"])
+    assert list(looks) == ["hybrid_gradient-fast", "hybrid_gradient-slow", "hybrid_gradient_paper", "apple", "zebra"]
+    assert {looks[name][0] for name in list(looks)[:3]} == {"#0072B2"}
+    assert (looks["apple"][0], looks["zebra"][0]) == OTHERS[:2]
+    assert not set(OTHERS) & {colour for colour, _ in STYLES.values()}
+    assert ordered(reversed(STYLES)) == list(STYLES)
+
+
+def test_the_legend_covers_no_curve(tmp_path):
+    for k in range(9):
+        make_run(tmp_path, f"optimizer {k}", 0, [40.0 - k, 20.0])
+    figure = drawn_curves(tmp_path)
+    figures.line_art(figure, "curves", "")
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [f"optimizer {k}" for k in range(9)]
+    box = legend.get_window_extent()
+    assert box.y0 >= 0
+    for axis in figure.axes:
+        assert not box.overlaps(axis.get_tightbbox())
 
 
 def test_beta_before_and_after(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "hybrid", seed, [40.0, 30.0, 20.0])
-    table = report.beta_table(report.collect([tmp_path]).runs)
+    table = tables.beta(collect([tmp_path]).runs)
     assert table.rows == [["position", "0 0 0", "0.2 0 0.5"], ["spread (m)", "0.5", "0.5"]]
 
 
 def test_the_page_needs_no_other_file_and_says_stand_in(tmp_path):
     make_run(tmp_path, "<b>hybrid</b>", 0, [40.0, 20.0])
-    report.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    main([str(tmp_path), "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources
@@ -179,7 +241,7 @@ def test_the_page_needs_no_other_file_and_says_stand_in(tmp_path):
     assert "&lt;b&gt;hybrid&lt;/b&gt;" in page
     assert "<b>hybrid" not in page
     assert all(part in page for part in ("abacus", "torch 9", "abc", "run seed=0"))
-    assert (tmp_path / "out" / "figures" / "quadratic-curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
@@ -187,7 +249,7 @@ def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
     open_run = make_run(tmp_path, "hybrid", 1, [40.0, 39.0, 38.0], done=False)
     with (open_run / "rows.jsonl").open("a") as file:
         file.write('{"update": 3, "sta')
-    assert report.main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     unfinished = text[text.index("Unfinished runs") :]
     assert cells(unfinished, "hybrid") == ["hybrid", "1", "2", "40%", "39", "38"]
@@ -196,7 +258,7 @@ def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
 
 def test_only_unfinished_runs_make_a_report_too(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0], done=False)
-    assert report.main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     assert "Unfinished runs" in (tmp_path / "report.md").read_text()
 
 
@@ -212,7 +274,7 @@ def test_damaged_runs_are_excluded_by_name(tmp_path, damage, capsys):
     make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
     bad = make_run(tmp_path, "hybrid", 1, [40.0, 10.0])
     damage(bad)
-    assert report.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert f"EXCLUDED {bad}" in capsys.readouterr().out
     text = (tmp_path / "report.md").read_text()
     assert str(bad) in text[text.index("## Excluded") :]
@@ -222,65 +284,160 @@ def test_damaged_runs_are_excluded_by_name(tmp_path, damage, capsys):
 def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
     make_run(tmp_path, "other", 1, [40.0, 20.0], amount=20.0)
-    (part,) = [report.section("quadratic", report.collect([tmp_path]).runs)]
+    (part,) = [section("quadratic", collect([tmp_path]).runs)]
     notes = "\n".join(part.notes)
     assert "not made under the same conditions: budget.amount: 10.0, 20.0" in notes
     assert "not the same seeds" in notes
-    assert "no gallery: the samples of this environment are no images" in notes
 
 
 def test_nothing_to_report_on_is_an_error(tmp_path, capsys):
-    assert report.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert "no run in" in capsys.readouterr().err
-    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 1
     assert "there is no such folder" in capsys.readouterr().err
 
 
-def test_results_worth_committing_are_copied_and_can_be_reported_on(tmp_path):
-    source = make_run(tmp_path / "runs", "hybrid", 0, [40.0, 20.0])
-    (source / "checkpoint.pt").write_bytes(b"large")
+def table_lines(folder: Path) -> list[str]:
+    return [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("|")]
+
+
+def test_a_study_makes_the_same_report_as_its_runs(tmp_path):
+    """Real runs, of which two are other optimizers, with everything that a row can hold."""
+    for overrides in (["seed=0"], ["seed=1"], ["optimizer=random_search", "seed=0"]):
+        run(quadratic(tmp_path / "runs", *overrides, updates=25))
+    assert main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
+    study = tmp_path / "kept" / "default"
+    assert sorted(str(path.relative_to(study)) for path in study.rglob("*") if path.is_file()) == [
+        "figures/curves.png", "report.md", "rows.parquet", "runs.csv",
+    ]  # fmt: skip
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    assert table_lines(study) == table_lines(tmp_path / "runs")
+    assert len(table_lines(study)) > 15
+    assert main([str(study)]) == 0
+    assert table_lines(study) == table_lines(tmp_path / "runs")
+    # Written once more, where it is: nothing changes.
+    (study / "report.html").unlink()
+    assert main([str(study), "--out", str(tmp_path / "out"), "--results", str(tmp_path / "kept")]) == 0
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_only_finished_runs_are_kept(tmp_path):
+    make_run(tmp_path / "runs", "hybrid", 0, [40.0, 20.0])
     make_run(tmp_path / "runs", "hybrid", 1, [40.0], done=False)
-    assert report.main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
-    kept = tmp_path / "kept" / "study"
-    copied = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
-    folder = "quadratic/hybrid/seed=0"
-    names = [f"{folder}/DONE.json", f"{folder}/config.yaml", f"{folder}/rows.jsonl.gz"]
-    assert copied == ["figures/quadratic-curves.png", *names, "report.md"]
-    packed = kept / folder / "rows.jsonl.gz"
-    assert gzip.decompress(packed.read_bytes()) == (source / "rows.jsonl").read_bytes()
-    assert report.main([str(kept)]) == 0
-    # Kept once more, where they are: nothing changes.
-    before = packed.read_bytes()
-    assert report.main([str(kept), "--results", str(tmp_path / "kept")]) == 0
-    assert packed.read_bytes() == before
-    packed.write_bytes(before[:-20])
-    with pytest.raises(RecordError, match=r"rows.jsonl.gz: damaged"):
-        records.read(kept / folder)
+    assert main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
+    assert [r.seed for r in collect([tmp_path / "kept"]).runs] == [0]
 
 
-def test_error_maps_are_shown_and_kept_for_one_seed(tmp_path):
-    """What is kept has no picture of the data, neither as a file nor within a figure: photos may not be ours."""
-    red = np.zeros((8, 20, 3), np.uint8)
+def test_a_study_does_not_lose_runs_in_silence(tmp_path, capsys):
+    make_run(tmp_path / "first", "hybrid", 0, [40.0, 20.0])
+    make_run(tmp_path / "second", "hybrid", 1, [40.0, 20.0])
+    kept = tmp_path / "kept"
+    assert main([str(tmp_path / "first"), "--results", str(kept)]) == 0
+    before = (kept / "study" / "runs.csv").read_bytes()
+    assert main([str(tmp_path / "second"), "--results", str(kept)]) == 1
+    assert "holds 1 runs that would be lost (quadratic, hybrid, 0)" in capsys.readouterr().err
+    assert (kept / "study" / "runs.csv").read_bytes() == before
+    # Both named, both stay; the same run from two places is one.
+    assert main([str(tmp_path / "second"), str(tmp_path / "first"), str(kept), "--results", str(kept)]) == 0
+    assert [r.seed for r in collect([kept]).runs] == [0, 1]
+
+
+def test_two_runs_that_claim_to_be_the_same_are_not_mixed(tmp_path):
+    make_run(tmp_path / "first", "hybrid", 0, [40.0, 20.0])
+    other = make_run(tmp_path / "second", "hybrid", 0, [40.0, 10.0])
+    done = json.loads((other / "DONE.json").read_text())
+    (other / "DONE.json").write_text(json.dumps(done | {"commit": "another"}))
+    found = collect([tmp_path / "first", tmp_path / "second"])
+    assert [r.metrics["test"]["mean_degrees"][-1] for r in found.runs] == [20]
+    assert "differs from that in" in found.excluded[other]
+
+
+def grey(level: int) -> Picture:
+    rows = tuple(np.full((3, 8, 8, 3), level + row, np.uint8) for row in (0, 50))
+    return Picture(rows, ("prediction", "error"), "Error: lighter is worse.")
+
+
+def test_error_maps_are_shown_and_kept(tmp_path):
+    """What is kept shows no data, neither as a file nor within a figure: photos may not be ours."""
+    red = np.zeros((3, 8, 8, 3), np.uint8)
     red[..., 0] = 255
     for seed in (0, 1):
         folder = make_run(tmp_path / "runs", "hybrid", seed, [40.0, 20.0])
-        pictures.save(red, folder / records.VALIDATION)
-        pictures.save(np.full((8, 20, 3), 100 + seed, np.uint8), folder / records.ERRORS)
+        pictures.save(Picture((red, red), ("image", "target")), folder / records.VALIDATION)
+        pictures.save(grey(100 + 60 * seed), folder / records.ERRORS)
     make_run(tmp_path / "runs", "fixed", 0, [40.0, 20.0])
-    assert report.main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
+    assert main([str(tmp_path / "runs"), "--results", str(tmp_path / "kept")]) == 0
     kept = tmp_path / "kept" / "study"
-    figure = "figures/quadratic-errors.png"
-    found = {str(path.relative_to(kept)) for path in kept.rglob("*.png")}
-    assert found == {"quadratic/hybrid/seed=0/errors.png", "figures/quadratic-curves.png", figure}
+    found = {str(path.relative_to(kept)) for path in kept.rglob("*.*")}
+    assert found == {"runs.csv", "rows.parquet", "report.md", "figures/curves.png", "figures/errors.png"}
 
-    def reds(folder):
-        return sum((pictures.load(path) == red[0, 0]).all(-1).sum() for path in (folder / "figures").iterdir())
+    def pixels(folder, colour):
+        image = np.asarray(Image.open(folder / "figures" / "errors.png").convert("RGB"))
+        return int((image == colour).all(-1).sum())
 
-    assert reds(kept) == 0 < reds(tmp_path / "runs")
-    assert "quadratic-errors.png" in (kept / "report.md").read_text()
-    # From what was kept, the same report can be made again.
-    assert report.main([str(kept), "--out", str(tmp_path / "again")]) == 0
+    assert pixels(kept, (255, 0, 0)) == 0 < pixels(tmp_path / "runs", (255, 0, 0))
+    assert pixels(kept, (100, 100, 100)) > 10_000  # of seed 0
+    assert pixels(kept, (160, 160, 160)) < 100  # one run is enough (letters have greys too)
+    assert "](figures/errors.png)" in (kept / "report.md").read_text()
+    # From what was kept, the same report can be made again, with the figure as it is.
+    assert main([str(kept), "--out", str(tmp_path / "again")]) == 0
+    figure = Path("figures") / "errors.png"
     assert (tmp_path / "again" / figure).read_bytes() == (kept / figure).read_bytes()
+    assert "](figures/errors.png)" in (tmp_path / "again" / "report.md").read_text()
+
+
+def test_a_damaged_picture_of_errors_is_left_out_by_name(tmp_path):
+    folder = make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    (folder / records.ERRORS).write_bytes(b"no picture")
+    assert main([str(tmp_path)]) == 0
+    assert f"no error maps: {folder / records.ERRORS}" in (tmp_path / "report.md").read_text()
+
+
+def gallery_run(root: Path, *overrides: str) -> Path:
+    env = compose(["env=shapes_lit", "optimizer=fixed", *overrides]).record["env"]
+    folder = make_run(root, "fixed", 0, [40.0, 20.0], env=env)
+    beta = [0.25] * 4 + [0.5] * 3 + [0.0] * 3 + [0.3] * 3 + [0.0] * 3 + [0.2] * 3 + [0.0, 0.2] * 5 + [0.0] * 8
+
+    def with_beta(rows):
+        for row in rows:
+            row |= {"beta": beta, "recommendation": beta}
+
+    change_rows(folder, with_beta)
+    return folder
+
+
+def test_the_gallery_is_made_again_from_the_settings(tmp_path, monkeypatch):
+    """And shows samples sharper than the network sees them: round ones are round."""
+    monkeypatch.setattr(figures, "WIDTH", 600)
+    gallery_run(tmp_path / "runs")
+    keep(collect([tmp_path / "runs"]), tmp_path / "kept")
+    (path,) = (tmp_path / "kept" / "study" / "figures").glob("gallery.*")
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert image.shape[1] == 600
+    # Blocks of equal pixels are what a picture of fewer pixels has when it is blown up.
+    dark = (image.max(-1) < 250) & (image.max(-1) > 5)
+    alike = (image[:, 1:] == image[:, :-1]).all(-1) & dark[:, 1:]
+    assert dark.sum() > 10_000
+    assert alike.sum() < 0.2 * dark.sum()
+    assert main([str(tmp_path / "kept" / "study"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "figures" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_gallery_that_cannot_be_made_is_a_note_and_the_old_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "WIDTH", 300)
+    gallery_run(tmp_path / "runs")
+    keep(collect([tmp_path / "runs"]), tmp_path / "kept")
+    study = tmp_path / "kept" / "study"
+    (path,) = (study / "figures").glob("gallery.*")
+    before = path.read_bytes()
+    broken = (study / "runs.csv").read_text().replace("hgenv.generators.ShapeGenerator", "hgenv.generators.Nobody")
+    (study / "runs.csv").write_text(broken)
+    assert main([str(study)]) == 0
+    text = (study / "report.md").read_text()
+    assert "no gallery: the environment hgenv/ShapeNormalsLit-v0 cannot be made" in text
+    assert "the figure is as it was" in text
+    assert f"](figures/{path.name})" in text
+    assert path.read_bytes() == before
 
 
 def test_records_say_which_line_is_damaged(tmp_path):

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -202,7 +201,7 @@ def test_only_one_process_works_on_a_run(tmp_path):
     ("env.id=hgenv/Cubic-v0", SettingError, "Cubic"),
     ("env.id=nowhere:Cubic-v0", SettingError, "No module named 'nowhere'"),
     ("env.batch_size=0", RunError, "batch_size"),
-    ("env.colour=red", SettingError, "env hgenv/Quadratic-v0 has no setting 'colour'; it has rule, unroll_steps, batch"),
+    ("env.colour=red", SettingError, "env hgenv/Quadratic-v0 has no setting 'colour'; it has rule, unroll_steps"),
     ("optimizer._target_=optimizers.luck", SettingError, "cannot find 'optimizers.luck'.*it has.* basic_random_search"),
     ("optimizer._target_=optimizers.SGD", RunError, "the optimizer fixed cannot be made"),
     ("optimizer.pairs=3", SettingError, "optimizer Fixed has no setting 'pairs'; it has initial"),

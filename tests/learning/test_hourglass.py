@@ -94,12 +94,12 @@ def test_weight_counts(name, units):
     assert sum(p.numel() for p in network.parameters()) == weights_of(PRESETS[name])
 
 
-def test_the_small_preset_is_small_and_the_paper_preset_is_the_papers():
+def test_the_small_preset_is_small_and_the_large_preset_is_newells():
     assert 130_000 < weights_of(PRESETS["small"]) < 170_000
-    assert PRESETS["paper"] == Preset(stacks=2, depth=4, features=256, bottleneck=128, stride=4)
+    assert PRESETS["large"] == Preset(stacks=2, depth=4, features=256, bottleneck=128, stride=4)
 
 
-@pytest.mark.parametrize(("name", "size", "stacks"), [("small", 64, 1), ("small", 16, 1), ("paper", 128, 2)])
+@pytest.mark.parametrize(("name", "size", "stacks"), [("small", 64, 1), ("small", 16, 1), ("large", 128, 2)])
 @pytest.mark.parametrize("units", ["smooth", "relu"])
 def test_maps_are_as_large_as_the_image(name, size, stacks, units):
     with torch.device("meta"):

@@ -1,0 +1,122 @@
+"""`gpu.md`: what came of a sitting, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOMENTS = (0.25, 0.5, 1.0)  # shares of a run's budget
+
+
+def text(everything: Mapping[str, Any]) -> str:
+    """The tables of gpu.json."""
+    machine, parts = everything["machine"], everything["parts"]
+    versions = machine["versions"]
+    lines = [
+        f"# A sitting at {machine['gpu'] or 'a machine without a GPU'}",
+        "",
+        f"Driver {machine['driver'] or 'unknown'}, CUDA {machine['cuda'] or 'none'}, torch {versions['torch']}, Python "
+        f"{versions['python']}; {machine['cpu']}, {machine['cores']} cores; {machine['date']}; commit "
+        f"{machine['commit'] or 'unknown'}. Eager code, one torch thread.",
+        "",
+    ]
+    if machine["dry_run"]:
+        lines += ["**A dry run: tiny sizes; these figures say nothing but that the script works.**", ""]
+    lines += _state(parts)
+    results = {name: known["result"] for name, known in parts.items() if known["result"] is not None}
+    if "tests" in results:
+        lines += _tests(results["tests"])
+    if "generate" in results:
+        lines += _generate(results["generate"]["rows"])
+    measured = [result for result in results.values() if "network" in result]
+    for network in dict.fromkeys(result["network"] for result in measured):
+        lines += _speed(network, [result for result in measured if result["network"] == network])
+    lines += _runs([result for result in results.values() if "optimizer" in result])
+    return "\n".join(lines)
+
+
+def _state(parts: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, known in parts.items():
+        last = (known["error"] or "").splitlines()
+        why = "; ".join(dict.fromkeys([*last[:1], *last[-1:]]))
+        rows.append((name, known["status"], f"{known['seconds']:.0f}", why.replace("|", "\\|")))
+    return _table(("part", "", "s", "why"), rows, left=(0, 1, 3))
+
+
+def _tests(found: Mapping[str, Any]) -> list[str]:
+    counts = ", ".join(f"{found[word]} {word}" for word in ("passed", "failed", "error", "skipped"))
+    failed = [f"- `{name}` {reason}" for name, reason in found["names"].items()]
+    return ["## Tests", "", f"`tests/test_gpu.py`: {counts}.", "", *failed, *([""] if failed else [])]
+
+
+def _generate(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [
+        (row["name"], str(row["samples"]), f"{row['per_second']:,.0f}", _share(row["waits"]))
+        if "seconds" in row
+        else (row["name"], str(row["samples"]), _why(row), "")
+        for row in rows
+    ]
+    return ["## Generating", "", *_table(("size", "samples at once", "samples/s", "GPU waits"), cells)]
+
+
+def _speed(network: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {(row["name"], result["batch"]): row for result in results for row in result["rows"]}
+    batches = sorted({batch for _, batch in found})
+    rows = []
+    for what in dict.fromkeys(name for name, _ in found):
+        cells = [what]
+        for batch in batches:
+            row = found.get((what, batch), {})
+            if "seconds" in row:
+                cells += [f"{1000 * row['seconds']:.1f}", _share(row["waits"])]
+            else:
+                cells += [_why(row), ""]
+        rows.append(cells)
+    titles = ["", *(title for batch in batches for title in (f"ms, B = {batch}", "GPU waits"))]
+    about = f"{results[0]['pixels']} px, K = 2, {results[0]['data']}."
+    return [f"## The {network} network", "", about, "", *_table(titles, rows)]
+
+
+def _runs(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not found:
+        return []
+    first = found[0]
+    budget, metric = first["budget"], first["metric"]["name"]
+    rows = []
+    for result in found:
+        cells = [result["optimizer"], str(result["rows"][-1]["update"])]
+        for moment in MOMENTS:
+            row = [r for r in result["rows"] if _spent(r, budget["unit"]) <= moment * budget["amount"]][-1]
+            cells.append(f"{row['validation'][metric]:.4g} / {row['test'][metric]:.4g}")
+        spent = result["rows"][-1]["spent"]
+        cells += [f"{spent[unit]:.1f}" for unit in ("cpu_seconds", "gpu_seconds", "wall_seconds")]
+        rows.append(cells)
+    moments = [f"{moment:.0%} of it" for moment in MOMENTS]
+    about = (
+        f"{first['data'][0]}; {first['data'][1]}. Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. "
+        f"{first['metric']['title']}: validation / test of the last row so far."
+    )
+    return ["## Runs", "", about, "", *_table(("optimizer", "updates", *moments, "CPU s", "GPU s", "wall s"), rows)]
+
+
+def _spent(row: Mapping[str, Any], unit: str) -> float:
+    if unit == "updates":
+        return float(row["update"])
+    spent = row["spent"]
+    return float(spent["cpu_seconds"] + spent["gpu_seconds"] if unit == "total_seconds" else spent[unit])
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    """Why there is no figure."""
+    why = f"left out: {row['skipped']}" if "skipped" in row else row.get("error", "not reached")
+    return " ".join(why.split())[:120].replace("|", "\\|")
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    rule = ["---" if i in left else "---:" for i in range(len(titles))]
+    return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)] + [""]
