@@ -1,7 +1,7 @@
 """The figures of a report, at most three: curves, samples, error maps.
 
-They are drawn twice as large as pages show them. Each covers all environments of the report, side by side. Everything in them that is no pixel of a sample is drawn by
-Matplotlib at its final size: nothing is scaled afterwards.
+They are drawn twice as large as pages show them. Each covers all environments of the report, side by side. Everything
+in them that is no pixel of a sample is drawn by Matplotlib at its final size: nothing is scaled afterwards.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ class Figure:
     name: str
     caption: str
     data: bytes
+
+    @property
+    def title(self) -> str:
+        """The first sentence of the caption, for who cannot see it."""
+        return self.caption.partition(".")[0]
 
     @property
     def base64(self) -> str:

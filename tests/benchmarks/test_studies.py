@@ -275,6 +275,30 @@ def test_a_committed_run_can_be_made_again(folder):
         assert re.fullmatch("[0-9a-f]{40}", run.end.commit)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "experiment=mbii env=shapes_lit env.input=shading optimizer=hybrid_gradient seed=4",
+        "experiment=mbii env=shapes_lab env.input=diffuse optimizer=evolution seed=3",
+        "experiment=mbii study=large_network env=shapes_lit env.input=shading network=large network.size=64 "
+        "budget.amount=600 seed=2 optimizer=credit_gradient",
+        "experiment=faces seed=1 optimizer=random_beta",
+        "experiment=faces seed=0 optimizer=credit_gradient optimizer.period=1 optimizer.estimator.clip_pairs=true",
+        "experiment=faces seed=0 optimizer=hybrid_gradient optimizer.estimator.directions=gaussian "
+        "optimizer.estimator.num_directions=2 optimizer.estimator.last_steps=null optimizer.estimator.curvature=true "
+        "optimizer.rule.learning_rate=0.01",
+        "experiment=faces seed=0 optimizer=basic_random_search optimizer.estimator.sigma=0.1 "
+        "optimizer.rule.learning_rate=0.03",
+    ],
+)
+def test_the_commands_that_are_named_make_the_committed_runs(command):
+    """Those of benchmarks/results/README.md, one of a kind."""
+    wanted = config.compose(command.split()).identity
+    key = (records.environment_label(wanted), wanted["optimizer"]["label"], wanted["seed"])
+    (run,) = [run for run in studies.read(RESULTS / wanted["study"]) if run.key == key]
+    assert config.differences({name: run.config[name] for name in config.IDENTITY}, wanted) == []
+
+
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_the_lines_of_a_committed_study_agree_with_its_rows(folder, tmp_path):
     studies.write(tmp_path, studies.read(folder))
