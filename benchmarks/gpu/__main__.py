@@ -38,7 +38,6 @@ import torch
 from hgenv.accounting import Budget
 from hgenv.datasets import load_photos
 from hgenv.datasets.folder import DataError
-from hgenv.learning import Network
 
 from .. import provenance
 from . import photos, runs, sitting, speed, tables
@@ -53,9 +52,9 @@ SHARES = {"tests": 105, "small_32": 40} | dict.fromkeys(runs.OPTIMIZERS, 60) | {
 SHARES |= dict.fromkeys([name for name in SPEED if name not in SHARES], 40)
 
 PATIENCE = 20  # how many times as long a dry run may take: it may be on any CPU
-DRY_SPEED = speed.Sizes((4,), (16,), 16, seconds=0.0)
+DRY_SPEED = speed.Sizes((4,), (16,), seconds=0.0)
 DRY_BATCH = 2
-DRY_RUN = runs.Sizes(Budget(3, "updates"), Network(size=16), batch_size=2, row_seconds=0.0)
+DRY_RUN = runs.Sizes(Budget(3, "updates"), batch_size=DRY_BATCH, row_seconds=0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +148,7 @@ def do(name: str, out: Path, file: Path | None, dry: bool) -> None:
     if name == "generate":
         speed.generating(sizes, device, save)
     elif name in SPEED:
-        preset, batch = ("small", DRY_BATCH) if dry else SPEED[name]  # the large one cannot be tiny
+        preset, batch = ("small", DRY_BATCH) if dry else SPEED[name]  # a CPU takes too long for the large one
         pair = given_photos(file, dry, sizes.network_pixels) or load_photos("standin", size=sizes.network_pixels)
         speed.training(preset, batch, pair, sizes, device, save)
     else:
