@@ -171,8 +171,10 @@ def test_packed_photos_are_the_photos(tmp_path: Path, pair: photos.Pair) -> None
 
 def test_the_environment_is_the_registered_one(pair: photos.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hgenv.environments.shape_normals.load_photos", lambda *arguments: pair)
-    theirs = gymnasium.make("hgenv/ShapeNormalsLit-v0", device="cpu", network=Network(size=SIZE)).unwrapped
-    ours = problem.make(pair, Network(size=SIZE), device="cpu")
+    theirs = gymnasium.make(
+        "hgenv/ShapeNormalsLit-v0", disable_env_checker=True, device="cpu", network=Network(size=SIZE), batch_size=4
+    ).unwrapped
+    ours = problem.make(pair, Network(size=SIZE), batch_size=4, device="cpu")
     assert theirs.problem.rule == ours.problem.rule
     assert theirs.problem.num_samples == ours.problem.num_samples
     theirs.reset(seed=0)
