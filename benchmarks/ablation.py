@@ -23,7 +23,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from hgenv import DataGenEnv, Outcome
+from hgenv import DataGenEnv, Generator, Outcome
 from optimizers import Antithetic, Credit, Estimator, Hybrid
 
 from . import records
@@ -142,16 +142,16 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp(min=1e-300))
 
 
-def component_groups(env: DataGenEnv) -> dict[str, list[int]]:
+def component_groups(generator: Generator) -> dict[str, list[int]]:
     """The components of each kind, where there is more than one kind, and all of them."""
+    space = generator.space
     kinds: dict[str, list[int]] = {"probabilities": [], "others": [], "pathwise": []}
-    for block in env.space.blocks:
+    for block in space.blocks:
         kind = "probabilities" if block.floor > 0 else "others"
-        own = range(env.space.dimension)[env.space.slice(block.name)]
-        kinds["pathwise" if block.name in env.generator.pathwise else kind].extend(own)
-    return {"all": list(range(env.space.dimension))} | {
-        kind: own for kind, own in kinds.items() if 0 < len(own) < env.space.dimension
-    }
+        own = range(space.dimension)[space.slice(block.name)]
+        kinds["pathwise" if block.name in generator.pathwise else kind].extend(own)
+    mixed = {kind: own for kind, own in kinds.items() if 0 < len(own) < space.dimension}
+    return {"all": list(range(space.dimension))} | mixed
 
 
 def head(environment: str, facts: Mapping[str, Any]) -> list[str]:
@@ -242,7 +242,7 @@ def measure(options: argparse.Namespace, overrides: list[str], command: str) -> 
     """Measure, and write the rows."""
     torch.set_num_threads(1)
     settings = compose(overrides)
-    env = make_environment(settings)
+    env = make_environment(settings.record)
     k, b = env.problem.unroll_steps, env.problem.batch_size
     environment = f"{records.environment_label(settings.identity)}, K x B = {k} x {b}"
     bench = Bench(env, options.warm)
@@ -259,7 +259,7 @@ def measure(options: argparse.Namespace, overrides: list[str], command: str) -> 
     for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
         add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
     known = {name: getattr(options, name) for name in ("warm", "draws", "references", "sigma")}
-    facts[environment] = known | {"command": command, "groups": component_groups(env)}
+    facts[environment] = known | {"command": command, "groups": component_groups(env.generator)}
     write_estimates(options.out, rows, facts)
 
 

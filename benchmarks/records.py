@@ -4,7 +4,6 @@
 | --- | --- |
 | config.yaml | the schema's number, everything that decides the run, and `where` it runs; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
-| rows.jsonl.gz | the same, where a run is kept as a result |
 | checkpoint.pt | all that the next update depends on |
 | validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
 | errors.png | what the last weights predict for them, and error maps |
@@ -15,10 +14,8 @@
 from __future__ import annotations
 
 import fcntl
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
-VALIDATION, ERRORS, PACKED = "validation.png", "errors.png", "rows.jsonl.gz"
+VALIDATION, ERRORS = "validation.png", "errors.png"
 
 # What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
 # ones, because those that a record does not know have their defaults.
@@ -207,7 +204,10 @@ def read(folder: Path) -> Record:
         RecordError: A file is missing or damaged.
     """
     config, done = read_config(folder), read_done(folder)
-    path, data = _row_bytes(folder)
+    path = folder / ROWS
+    if not path.is_file():
+        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
+    data = path.read_bytes()
     if done is None:
         data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
     rows = parse_rows(data, path)
@@ -219,32 +219,6 @@ def read(folder: Path) -> Record:
             "run's folder"
         )
     return Record(folder, config, rows, done)
-
-
-def pack(folder: Path, target: Path) -> None:
-    """Write the rows of the run in `folder` to `target`, compressed; the same rows give the same bytes.
-
-    Raises:
-        RecordError: They are missing or damaged.
-    """
-    data = gzip.compress(_row_bytes(folder)[1], mtime=0)
-    temporary = target / (PACKED + ".part")
-    temporary.write_bytes(data)
-    os.replace(temporary, target / PACKED)
-
-
-def _row_bytes(folder: Path) -> tuple[Path, bytes]:
-    """Where the rows are, and what is there."""
-    path = folder / ROWS
-    if path.is_file():
-        return path, path.read_bytes()
-    packed = folder / PACKED
-    if not packed.is_file():
-        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
-    try:
-        return packed, gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"{packed}: damaged ({error}); restore the file, or delete the run's folder") from None
 
 
 def find(folder: Path) -> list[Path]:

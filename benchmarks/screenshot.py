@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .records import ROWS
 
 START_SECONDS = 60
 
@@ -80,6 +83,16 @@ def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple
             raise ScreenshotError(f"the page is not as expected, so there is no picture: {trouble}")
         time.sleep(seconds)
         picture.write_bytes(base64.b64decode(_ask(f"{session}/screenshot")))
+
+
+def main_tags(folder: Path) -> str:
+    """A regular expression of the loss and of what the runs in a folder call their primary metrics."""
+    names = set()
+    for rows in folder.rglob(ROWS):
+        with rows.open() as lines:
+            first = json.loads(next(lines, "{}"))
+        names |= {re.escape(metric["name"]) for metric in first.get("metrics", [])[:1]}
+    return "|".join(["^loss$", *(f"/{name}$" for name in sorted(names))])
 
 
 @contextmanager
@@ -156,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a study, or any folder with logs")
     parser.add_argument("picture", type=Path, help="where the PNG goes")
     parser.add_argument("--runs", default="total$", help="regular expression of the runs to show")
-    parser.add_argument("--tags", default="mean_degrees|distance|loss", help="regular expression of the tags to show")
+    parser.add_argument("--tags", help="regular expression of the tags to show; default: loss and primary metrics")
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 1000), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--seconds", type=float, default=5, help="how long the page may draw")
     options = parser.parse_args(arguments)
@@ -165,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.folder,
             options.picture,
             runs=options.runs,
-            tags=options.tags,
+            tags=options.tags or main_tags(options.folder),
             size=(options.size[0], options.size[1]),
             seconds=options.seconds,
         )

@@ -242,9 +242,7 @@ def from_record(record: Record) -> Run:
                 column[~(late if "/" in name else full)] = np.nan
     every[counted[-1]] = True
     moments = np.flatnonzero(every)
-    betas, recommended = (
-        np.array([rows[i][name] for i in moments], np.float32) for name in ("beta", "recommendation")
-    )
+    betas, recommended = (np.array([rows[i][name] for i in moments], np.float32) for name in ("beta", "recommendation"))
     end = None if record.done is None else _end(record.done)
     return Run(
         record.folder, config, facts, end, status, message, loss, within, spent, values, moments, betas, recommended
@@ -340,7 +338,7 @@ def read_estimates(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         raise RecordError(f"{path}: damaged ({error!r}); {_cure(folder)}") from None
 
 
-# --- Columns -----------------------------------------------------------------------------------------------------------
+# --- Columns ----------------------------------------------------------------------------------------------------------
 
 
 def _columns(runs: Sequence[Run]) -> tuple[dict[str, pa.Array], dict[str, Any]]:
@@ -521,7 +519,7 @@ def _phase(name: str) -> str:
     return f"{name}_seconds"
 
 
-# --- Files -------------------------------------------------------------------------------------------------------------
+# --- Files ------------------------------------------------------------------------------------------------------------
 
 
 def _write_parquet(path: Path, columns: Mapping[str, pa.Array], kept: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ basic_random_search = partial(
     period=4,
 )
 # Algorithms 1 and 2 (V1-t) of Mania, Guy and Recht, at every update.
-basic_random_search_paper = partial(GradientOptimizer, estimator=Antithetic(num_directions=4), rule=SGD(0.01))
+basic_random_search_paper = partial(GradientOptimizer, estimator=Antithetic(num_directions=4), rule=SGD(0.1))
 augmented_random_search = partial(
     GradientOptimizer, estimator=Antithetic(num_directions=4, normalize=True, best=2), rule=SGD(0.01)
 )

@@ -155,8 +155,8 @@ class GradientOptimizer(Optimizer):
     """Follows an estimate of dL/dbeta by an update rule: the loop of all gradient methods.
 
     Each `period` updates: estimate, shrink, move by the rule, back into the valid set; then step. After a failed step
-    beta goes back half way towards the last one that worked. An estimate that is not finite, or whose samples cannot be
-    rendered, is left out, and the log says so.
+    beta goes back half way towards the last one that worked. An estimate that is infinite, or whose samples cannot be
+    rendered, is left out, and the log says so; components that are NaN in all rows have no gradient this time.
 
     Args:
         space: The decision space.

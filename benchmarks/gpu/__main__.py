@@ -6,11 +6,11 @@
 
 | part | seconds | what |
 | --- | --- | --- |
-| tests | 100 | `tests/test_gpu.py` |
-| generate | 25 | samples per second at 64 and 128 px |
-| small | 80 | the small network's training steps, dL/dX, influence, probes, updates of each optimizer; B = 32 and 256 |
-| hybrid_gradient, basic_random_search, credit_gradient | 65 each | a run on MBII `shading`, 64 px, 40 CPU + GPU s |
-| large | 75 | the large network's steps and updates |
+| tests | 105 | `tests/test_gpu.py` |
+| small_32 | 40 | training step, dL/dX, influence, probes, an update of each optimizer: small network, B = 32 |
+| hybrid_gradient, basic_random_search, credit_gradient | 60 each | a run on MBII `shading`, 64 px, 40 CPU + GPU s |
+| generate | 20 | samples per second at 64 and 128 px |
+| large_32, small_256, large_256 | 40 each | as small_32 |
 
 A part's result is written as it ends. Called again, whatever has not ended well is done again, nothing else; so a
 sitting may be broken off, and goes on after something was mended. `gpu.json` has everything, `gpu.md` tables of it.
@@ -38,7 +38,6 @@ import torch
 from hgenv.accounting import Budget
 from hgenv.datasets import load_photos
 from hgenv.datasets.folder import DataError
-from hgenv.learning import Network
 
 from .. import provenance
 from . import photos, runs, sitting, speed, tables
@@ -46,14 +45,16 @@ from .problem import as_in_a_run
 
 ROOT = Path(__file__).parents[2]
 MINUTES = 8.0
-SHARES = {"tests": 100, "generate": 25, "small": 80} | dict.fromkeys(
-    ("hybrid_gradient", "basic_random_search", "credit_gradient"), 65
-)
-SHARES["large"] = 75
+APART = 15  # seconds of them for the script itself
+SPEED = {"small_32": ("small", 32), "large_32": ("large", 32), "small_256": ("small", 256), "large_256": ("large", 256)}
+# Most valuable first.
+SHARES = {"tests": 105, "small_32": 40} | dict.fromkeys(runs.OPTIMIZERS, 60) | {"generate": 20}
+SHARES |= dict.fromkeys([name for name in SPEED if name not in SHARES], 40)
 
 PATIENCE = 20  # how many times as long a dry run may take: it may be on any CPU
-DRY_SPEED = speed.Sizes((4,), (16,), (2,), 16, seconds=0.0)
-DRY_RUN = runs.Sizes(Budget(3, "updates"), Network(size=16), batch_size=2, row_seconds=0.0)
+DRY_SPEED = speed.Sizes((4,), (16,), seconds=0.0)
+DRY_BATCH = 2
+DRY_RUN = runs.Sizes(Budget(3, "updates"), batch_size=DRY_BATCH, row_seconds=0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +127,7 @@ def hold(options: argparse.Namespace, names: Sequence[str]) -> int:
         sitting.write_json(out / "gpu.json", everything)
         (out / "gpu.md").write_text(tables.text(everything))
 
-    sitting.hold([part(name) for name in names], out, 60 * patience * options.minutes, write)
+    sitting.hold([part(name) for name in names], out, patience * (60 * options.minutes - APART), write)
     write()
     print((out / "gpu.md").read_text())
     results = [sitting.read_result(out, name) for name in names]
@@ -146,10 +147,10 @@ def do(name: str, out: Path, file: Path | None, dry: bool) -> None:
     sizes = DRY_SPEED if dry else speed.Sizes()
     if name == "generate":
         speed.generating(sizes, device, save)
-    elif name in ("small", "large"):
-        given = given_photos(file, dry, sizes.network_pixels)
-        preset = "small" if dry else name  # the large one cannot be tiny
-        speed.training(preset, given or load_photos("standin", size=sizes.network_pixels), sizes, device, save)
+    elif name in SPEED:
+        preset, batch = ("small", DRY_BATCH) if dry else SPEED[name]  # a CPU takes too long for the large one
+        pair = given_photos(file, dry, sizes.network_pixels) or load_photos("standin", size=sizes.network_pixels)
+        speed.training(preset, batch, pair, sizes, device, save)
     else:
         run = DRY_RUN if dry else runs.Sizes()
         given = given_photos(file, dry, run.network.size)
@@ -159,8 +160,8 @@ def do(name: str, out: Path, file: Path | None, dry: bool) -> None:
 
 
 def given_photos(file: Path | None, dry: bool, size: int) -> photos.Pair | None:
-    """MBII's photos; in a dry run those that are made by code."""
-    return load_photos("standin", size=size) if dry else photos.find(file, size)
+    """MBII's photos; in a dry run without a file those that are made by code."""
+    return load_photos("standin", size=size) if dry and file is None else photos.find(file, size)
 
 
 def read_tests(out: Path) -> dict[str, Any] | None:

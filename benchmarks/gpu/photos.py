@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,13 @@ def unpack(path: Path, size: int) -> Pair:
         DataError: The file is missing or damaged, or has no photos of that size.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             if size not in about["sizes"]:
                 raise DataError(f"{path}: has photos of {about['sizes']} pixels, not of {size}; pack them again")
             validation, test = (_unpack(arrays, split, about[split], size) for split in SPLITS)
             return validation, test
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         cure = f"make it again by `python -m benchmarks.gpu --pack {path.name}`"
         raise DataError(f"{path}: missing or damaged ({error}); {cure}") from error
 

@@ -31,9 +31,10 @@ def make(photos: Pair, network: Network, *, unroll_steps: int = 2, batch_size: i
 
 
 def as_in_a_run() -> None:
-    """Set this process up as `benchmarks.run` does: one thread, and the same bits for the same seed."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    warnings.filterwarnings("ignore", message=".*deterministic.*")
+    """Set this process up as `benchmarks.run` does: one thread, and on a GPU the same bits for the same seed."""
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        warnings.filterwarnings("ignore", message=".*deterministic.*")
     torch.set_num_threads(1)
     keep_memory()

@@ -14,7 +14,7 @@ from optimizers import REGISTRY
 from .photos import Pair
 from .problem import make
 
-OPTIMIZERS = ("hybrid_gradient", "credit_gradient", "basic_random_search")
+OPTIMIZERS = ("hybrid_gradient", "basic_random_search", "credit_gradient")
 FAILURES = 3  # failed steps in a row that end a run
 
 

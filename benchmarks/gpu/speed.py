@@ -34,7 +34,6 @@ class Sizes:
     Attributes:
         generated: Samples in a batch of the generator.
         pixels: Edges of what it makes.
-        batches: B, samples of a training step.
         network_pixels: Edge of what the networks see.
         optimizers: Those that are measured.
         seconds: For each figure, about.
@@ -42,10 +41,9 @@ class Sizes:
 
     generated: tuple[int, ...] = (64, 512, 4096)
     pixels: tuple[int, ...] = (64, 128)
-    batches: tuple[int, ...] = (32, 256)
     network_pixels: int = 64
     optimizers: tuple[str, ...] = tuple(REGISTRY)
-    seconds: float = 0.8
+    seconds: float = 0.4
 
 
 def generating(sizes: Sizes, device: str, save: Save) -> None:
@@ -62,19 +60,17 @@ def generating(sizes: Sizes, device: str, save: Save) -> None:
             save({"rows": found})
 
 
-def training(preset: str, photos: Pair, sizes: Sizes, device: str, save: Save) -> None:
+def training(preset: str, batch: int, photos: Pair, sizes: Sizes, device: str, save: Save) -> None:
     """Seconds of everything that an update of a network of this preset may consist of, and of updates."""
     found: list[dict[str, Any]] = []
-    about = {"data": photos[0].label, "preset": preset, "pixels": sizes.network_pixels}
-    for batch in sizes.batches:
-        env = make(photos, Network(preset, size=sizes.network_pixels), batch_size=batch, device=device)
-        for name, work, times in _pieces(env, sizes.optimizers):
-            row: dict[str, Any] = {"name": name, "batch": batch}
-            row |= _measured(work, env.device, sizes.seconds)
-            if "seconds" in row:
-                row["seconds"] /= times
-            found.append(row)
-            save(about | {"rows": found})
+    env = make(photos, Network(preset, size=sizes.network_pixels), batch_size=batch, device=device)
+    about = {"data": photos[0].label, "network": preset, "pixels": sizes.network_pixels, "batch": batch}
+    for name, work, times in _pieces(env, sizes.optimizers):
+        row: dict[str, Any] = {"name": name} | _measured(work, env.device, sizes.seconds)
+        if "seconds" in row:
+            row["seconds"] /= times
+        found.append(row)
+        save(about | {"rows": found})
 
 
 def _pieces(env: DataGenEnv, optimizers: Sequence[str]) -> Iterator[tuple[str, clock.Work, int]]:

@@ -28,9 +28,9 @@ def text(everything: Mapping[str, Any]) -> str:
         lines += _tests(results["tests"])
     if "generate" in results:
         lines += _generate(results["generate"]["rows"])
-    for name in ("small", "large"):
-        if name in results:
-            lines += _speed(name, results[name])
+    measured = [result for result in results.values() if "network" in result]
+    for network in dict.fromkeys(result["network"] for result in measured):
+        lines += _speed(network, [result for result in measured if result["network"] == network])
     lines += _runs([result for result in results.values() if "optimizer" in result])
     return "\n".join(lines)
 
@@ -60,11 +60,11 @@ def _generate(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Generating", "", *_table(("size", "samples at once", "samples/s", "GPU waits"), cells)]
 
 
-def _speed(name: str, result: Mapping[str, Any]) -> list[str]:
-    batches = sorted({row["batch"] for row in result["rows"]})
-    found = {(row["name"], row["batch"]): row for row in result["rows"]}
+def _speed(network: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {(row["name"], result["batch"]): row for result in results for row in result["rows"]}
+    batches = sorted({batch for _, batch in found})
     rows = []
-    for what in dict.fromkeys(row["name"] for row in result["rows"]):
+    for what in dict.fromkeys(name for name, _ in found):
         cells = [what]
         for batch in batches:
             row = found.get((what, batch), {})
@@ -74,8 +74,8 @@ def _speed(name: str, result: Mapping[str, Any]) -> list[str]:
                 cells += [_why(row), ""]
         rows.append(cells)
     titles = ["", *(title for batch in batches for title in (f"ms, B = {batch}", "GPU waits"))]
-    about = f"{result['preset']} preset, {result['pixels']} px, K = 2, {result['data']}."
-    return [f"## The {name} network", "", about, "", *_table(titles, rows)]
+    about = f"{results[0]['pixels']} px, K = 2, {results[0]['data']}."
+    return [f"## The {network} network", "", about, "", *_table(titles, rows)]
 
 
 def _runs(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ Folders hold raw runs, or studies (`benchmarks.studies`). Writes `report.md`, `r
 What a task's figures are called and how its samples look is the task's own business: nothing here knows any.
 """
 
-from .tables import Table
 from .pages import Collection, collect, keep, write
+from .tables import Table
 
 __all__ = ["Collection", "Table", "collect", "keep", "write"]

@@ -1,7 +1,7 @@
-"""The figures of a report, at most three: curves, samples, error maps. They are drawn twice as large as pages show them.
+"""The figures of a report, at most three: curves, samples, error maps.
 
-Each covers all environments of the report, side by side. Everything in them that is no pixel of a sample is drawn by
-Matplotlib at its final size: nothing is scaled afterwards.
+They are drawn twice as large as pages show them. Each covers all environments of the report, side by side. Everything
+in them that is no pixel of a sample is drawn by Matplotlib at its final size: nothing is scaled afterwards.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ class Figure:
     data: bytes
 
     @property
+    def title(self) -> str:
+        """The first sentence of the caption, for who cannot see it."""
+        return self.caption.partition(".")[0]
+
+    @property
     def base64(self) -> str:
         """For a page that needs no other file."""
         return f"data:image/{self.name.rpartition('.')[2]};base64,{base64.b64encode(self.data).decode()}"
@@ -92,7 +97,9 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
                 values = _trailing_mean(values)
                 (drawn[optimizer],) = axis.plot(time, values.mean(0), color=colour, linestyle=line, lw=1.3)
                 if len(group) > 1:
-                    axis.fill_between(time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False)
+                    axis.fill_between(
+                        time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False
+                    )
             # The first updates come from untrained weights, far from anything that is to be compared.
             shown = [curve.get_ydata()[100:] for curve in axis.get_lines()]
             low, high = min(map(np.min, shown)), max(map(np.max, shown))
@@ -108,7 +115,9 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
                 axis.set_ylabel(f"{data} {main.title}", fontsize=9)
     names = [name for name in looks if name in drawn]
     # Outside of the panels, where it covers no curve.
-    figure.legend([drawn[name] for name in names], names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(
+        [drawn[name] for name in names], names, loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
     return figure
 
 
@@ -165,7 +174,7 @@ def photographic(canvas: Canvas, name: str, caption: str) -> Figure:
     pixels.save(file, "png", optimize=True)
     if file.tell() < LIMIT:
         return Figure(f"{name}.png", caption, file.getvalue())
-    for quality in (95, 92, 90, 87, 84, 80, 70, 60, 40, 20):
+    for quality in (88, 84, 80, 70, 60, 40, 20):
         file = BytesIO()
         pixels.save(file, "webp", quality=quality, method=6)
         if file.tell() < LIMIT:
@@ -250,9 +259,9 @@ def _sheet(blocks: Sequence[tuple[str, dict[str, Picture | str]]]) -> Canvas:
     head, label, foot = 52, 40, 36
     lanes, width = _lanes(len(blocks))
     placed: list[tuple[str | None, list[tuple[str, NDArray[np.uint8]]]]] = []  # lane by lane, in bands of `lanes`
-    for title, parts in blocks:
+    for block, parts in blocks:
         drawn = _drawn(parts, width)
-        placed += [(title, drawn)] if len(blocks) > 1 else [(title, drawn[0::2]), (None, drawn[1::2])]
+        placed += [(block, drawn)] if len(blocks) > 1 else [(block, drawn[0::2]), (None, drawn[1::2])]
     bands = [placed[start : start + lanes] for start in range(0, len(placed), lanes)]
     heights = [max(sum(label + len(image) + GAP for _, image in drawn) for _, drawn in band) for band in bands]
     words = _words(blocks)

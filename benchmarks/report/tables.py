@@ -141,9 +141,7 @@ def phases(runs: Sequence[Run]) -> Table:
     header = ["optimizer", *PHASES, *(f"{name} (off clock)" for name in OFF_CLOCK)]
     rows = []
     for optimizer, group in by_optimizer(runs):
-        spent = {
-            phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)
-        }
+        spent = {phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)}
         total = sum(spent[phase] for phase in PHASES) or 1.0
         on = [f"{spent[phase]:.1f} s, {spent[phase] / total:.0%}" for phase in PHASES]
         rows.append([optimizer, *on, *(f"{spent[phase]:.1f} s" for phase in OFF_CLOCK)])

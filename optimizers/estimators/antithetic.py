@@ -22,10 +22,10 @@ class Antithetic:
 
         dL/dbeta ~ mean_j (L(beta + sigma delta_j) - L(beta - sigma delta_j)) / (2 sigma) * delta_j
 
-    which is unbiased to first order. `normalize` divides by the standard deviation of the 2 J losses instead of by
-    2 sigma, and `best` keeps only the directions along which the lower loss was lowest: with both it is augmented
-    random search (their algorithm 2, V1-t), whose learning rate needs no unit of L. Where the projection onto the valid
-    set cuts a probe, the displacement that took place replaces 2 sigma delta_j. A failed probe takes its pair out.
+    which is unbiased to first order. `normalize` divides by the standard deviation of the losses instead of by 2 sigma,
+    and `best` keeps only the directions along which the lower loss was lowest: with both it is augmented random search
+    (their algorithm 2, V1-t), whose learning rate needs no unit of L. Where the projection onto the valid set cuts a
+    probe, the displacement that took place replaces 2 sigma delta_j. A failed probe takes its pair out.
 
     Attributes:
         num_directions: J, pairs of probes.

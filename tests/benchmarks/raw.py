@@ -17,9 +17,32 @@ def descriptors():
 
 
 def make_run(
-    root: Path, optimizer: str, seed: int, errors, *, done=True, amount=10.0, overshoot=False, tests=None, gpu=0.0, env=None
+    root: Path,
+    optimizer: str,
+    seed: int,
+    errors,
+    *,
+    done=True,
+    amount=10.0,
+    overshoot=False,
+    tests=None,
+    gpu=0.0,
+    env=None,
 ) -> Path:
-    """A run that spends 2 s an update, with given mean test errors; validation is 1 degree worse, or `errors` + 1."""
+    """A run that spends 2 s an update.
+
+    Args:
+        root: Folder of the study's folder.
+        optimizer: Its label.
+        seed: Its seed.
+        errors: Mean errors on test, update by update; those on validation are 1 larger.
+        done: Whether it has ended.
+        amount: Its budget in seconds.
+        overshoot: Whether the last update is beyond it.
+        tests: Mean errors on test, where these are others.
+        gpu: Seconds of an update on a GPU.
+        env: Its environment.
+    """
     env = env or {"id": "hgenv/Quadratic-v0", "label": "quadratic"}
     folder = root / "study" / env["label"] / optimizer / f"seed={seed}"
     folder.mkdir(parents=True)
@@ -40,7 +63,7 @@ def make_run(
         test["mse_radians2"] = shown / 100
         spent = {"cpu_seconds": (2.0 - gpu) * update, "gpu_seconds": gpu * update, "total_seconds": 2.0 * update}
         spent |= {"wall_seconds": 3.0 * update, "updates": update}
-        spent |= {name: 7 * update for name in ("samples", "training_steps", "gradient_steps", "validation_passes")}
+        spent |= dict.fromkeys(("samples", "training_steps", "gradient_steps", "validation_passes"), 7 * update)
         rows.append({
             "update": update, "status": "OK", "message": "", "loss": 0.1, "beta": [0.0, 0.0, 0.0, 0.5],
             "recommendation": [0.1 * update, 0.0, float(seed), 0.5], "spent": spent | {"flops": 10**12 * update},

@@ -1,6 +1,5 @@
 """On the quadratic, where dL/dbeta is known, differences of L and the hybrid estimate both point along it."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,31 +7,56 @@ import pytest
 import torch
 
 from benchmarks import ablation
-from hgenv.env import DataGenEnv
+from benchmarks.config import compose, make_environment
+from benchmarks.studies import read_estimates
+from hgenv.generators import ShapeGenerator
 
 
 def test_the_reference_is_the_closed_form() -> None:
-    from benchmarks.run import compose, make_environment, settings
-
-    env = make_environment(settings(compose(["env=quadratic"])))
-    assert isinstance(env, DataGenEnv)
-    bench = ablation.Bench(env, warm=3)
+    bench = ablation.Bench(make_environment(compose(["env=quadratic"]).record), warm=3)
     reference = bench.reference(0, sigma=1e-3)
     env = bench.at(0)
     env.step(env.space.initial)
-    torch.testing.assert_close(reference, env.exact_slopes().sum(0), rtol=1e-5, atol=1e-9)
+    assert env.last is not None
+    exact = env.last.sample_gradient().pathwise().sum(0)
+    torch.testing.assert_close(reference, exact, rtol=1e-5, atol=1e-9)
+
+
+def test_components_are_grouped_by_what_the_space_says() -> None:
+    generator = ShapeGenerator(lit=True)
+    groups = ablation.component_groups(generator)
+    assert list(groups) == ["all", "probabilities", "others", "pathwise"]
+    assert sorted(groups["probabilities"] + groups["others"] + groups["pathwise"]) == groups["all"]
+    pathwise = [i for name in generator.pathwise for i in range(37)[generator.space.slice(name)]]
+    assert groups["pathwise"] == sorted(pathwise)
 
 
 def test_report_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ablation.main(["--out", str(tmp_path), "--warm", "2", "--draws", "4", "--references", "6", "env=quadratic"])
-    capsys.readouterr()
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    sizes = ["--warm", "2", "--draws", "4", "--references", "6"]
+    ablation.main(["--out", str(tmp_path), *sizes, "env=quadratic"])
+    printed = capsys.readouterr().out
+    rows, facts = read_estimates(tmp_path)
     assert len(rows) == 6 + 4 * len(ablation.ESTIMATORS)
+    assert {row["environment"] for row in rows} == set(facts) == {"quadratic, K x B = 4 x 8"}
     report = (tmp_path / "report.md").read_text()
+    assert report.strip() == printed.strip()
     cell = r"([-0-9.]+) / [-0-9.]+ \(([0-9.e+]+)\)"
-    exact = re.search(rf"\| hybrid, all coordinates, exact light \| {cell} \|", report)
+    exact = re.search(rf"\| hybrid, all coordinates, pathwise \| {cell} \|", report)
     noisy = re.search(rf"\| basic random search, 2 pairs, sigma 0.1 \| {cell} \|", report)
     assert exact is not None
     assert noisy is not None
     assert float(exact[1]) > max(0.9, float(noisy[1]))
     assert float(exact[2]) < min(0.5, float(noisy[2]))
+
+    # Another environment joins it, the same one takes its own place, and the rows give the report again.
+    small = ["--warm", "1", "--draws", "2", "--references", "2", "env=quadratic"]
+    ablation.main(["--out", str(tmp_path), *small, "env.batch_size=2"])
+    ablation.main(["--out", str(tmp_path), *small, "env.batch_size=2"])
+    rows, facts = read_estimates(tmp_path)
+    assert len(rows) == 6 + 4 * len(ablation.ESTIMATORS) + 2 + 2 * len(ablation.ESTIMATORS)
+    assert len(facts) == 2
+    both = (tmp_path / "report.md").read_text()
+    assert report.strip() in both
+    (tmp_path / "report.md").unlink()
+    ablation.main(["--out", str(tmp_path), "--report"])
+    assert (tmp_path / "report.md").read_text() == both

@@ -377,7 +377,7 @@ def test_error_maps_are_shown_and_kept(tmp_path):
 
     assert pixels(kept, (255, 0, 0)) == 0 < pixels(tmp_path / "runs", (255, 0, 0))
     assert pixels(kept, (100, 100, 100)) > 10_000  # of seed 0
-    assert pixels(kept, (160, 160, 160)) == 0  # one run is enough
+    assert pixels(kept, (160, 160, 160)) < 100  # one run is enough (letters have greys too)
     assert "](figures/errors.png)" in (kept / "report.md").read_text()
     # From what was kept, the same report can be made again, with the figure as it is.
     assert main([str(kept), "--out", str(tmp_path / "again")]) == 0
