@@ -48,7 +48,7 @@ class Optimizer(ABC):
             raise ValueError(f"period must be at least 1 update, not {period}")
         self.space, self.period = space, period
         self.random = torch.Generator().manual_seed(seed)
-        self.normalized = self._project(space.normalize(_initial(space, initial)))
+        self.normalized = self._start(initial)
 
     def update(self, env: DataGenEnv) -> None:
         """Improve beta if it is time, and step. What came of the step is in `env.outcome`."""
@@ -86,6 +86,18 @@ class Optimizer(ABC):
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
 
+    def _start(self, initial: Initial) -> Tensor:
+        """Where to start, (d,) normalized."""
+        space = self.space
+        if initial is None:
+            return self._project(space.normalize(space.initial))
+        if not isinstance(initial, str):
+            return self._project(space.normalize(space.check(initial)))
+        word, _, number = initial.partition(":")
+        if word != "random" or not number.isdecimal():
+            raise ValueError(f"initial must be None, random:<n>, or {space.dimension} numbers, not {initial!r}")
+        return space.normalize(space.random(int(number)))  # valid already
+
     def _valid(self, normalized: Tensor) -> Tensor:
         """The nearest valid betas in their own units, (..., d)."""
         return self.space.project(self.space.denormalize(normalized))
@@ -93,18 +105,6 @@ class Optimizer(ABC):
     def _project(self, normalized: Tensor) -> Tensor:
         """The nearest valid betas in normalized form, (..., d)."""
         return self.space.normalize(self._valid(normalized))
-
-
-def _initial(space: DecisionSpace, initial: Initial) -> Tensor:
-    """Where to start, (d,) in its own units."""
-    if initial is None:
-        return space.initial
-    if not isinstance(initial, str):
-        return space.check(initial)
-    word, _, number = initial.partition(":")
-    if word != "random" or not number.isdecimal():
-        raise ValueError(f"initial must be None, random:<n>, or {space.dimension} numbers, not {initial!r}")
-    return space.random(int(number))
 
 
 @dataclass(frozen=True)
