@@ -59,7 +59,16 @@ class Credit:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
 
     def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
-        """N / 2 pairs of samples around the center."""
+        """N / 2 pairs of samples around the center.
+
+        Raises:
+            ValueError: The samples of a training step cannot be paired.
+        """
+        if env.problem.batch_size % 2:
+            raise ValueError(
+                f"the credit gradient compares pairs of samples within a training step: batch_size must be even, not "
+                f"{env.problem.batch_size}"
+            )
         draw = gaussian if self.directions == "gaussian" else coordinate
         pairs, d = env.problem.num_samples // 2, len(center)
         delta = draw(pairs, torch.arange(d), d, self.sigma, random)

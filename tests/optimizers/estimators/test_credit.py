@@ -162,3 +162,9 @@ def test_without_pairs_there_is_no_estimate() -> None:
     env.step(env.space.initial)
     assert Credit().estimate(env, center(env), draws()) is None
     assert env.ledger.counts["validation_passes"] == 1
+
+
+def test_an_odd_batch_cannot_be_paired() -> None:
+    env = quadratic(batch_size=5, unroll_steps=2)
+    with pytest.raises(ValueError, match="batch_size must be even, not 5"):
+        Credit().propose(env, center(env), torch.Generator().manual_seed(0))
