@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, Generator, Outcome
 from optimizers import Antithetic, Credit, Estimator, Hybrid
+from optimizers.directions import KINDS
 
 from . import records
 from .config import compose, make_environment
@@ -55,9 +56,9 @@ def _estimators() -> dict[str, Estimator]:
     for last_steps, which in ((None, "all steps"), (1, "last step")):
         name = f"hybrid, {which} without curvature, 8 coordinates, pathwise, samples clipped"
         found[name] = Hybrid(last_steps=last_steps)
-    for directions in ("gaussian", "coordinate"):
+    for directions in KINDS:
         for sigma in (0.05, 0.1, 0.2):
-            found[f"credit, {directions}, sigma {sigma}"] = Credit(directions, sigma)  # type: ignore[arg-type]
+            found[f"credit, {directions}, sigma {sigma}"] = Credit(directions, sigma)
     found["credit, gaussian, sigma 0.1, pairs clipped"] = Credit(sigma=0.1, clip_pairs=True)
     found["credit with curvature, gaussian, sigma 0.1"] = Credit(sigma=0.1, curvature=True)
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["gaussian", "coordinate"]
-KINDS = ("gaussian", "coordinate")
+KINDS: tuple[Kind, ...] = ("gaussian", "coordinate")
 
 
 def gaussian(count: int, components: Tensor, dimension: int, sigma: float, random: torch.Generator) -> Tensor:
