@@ -29,8 +29,8 @@ class Sizes:
         row_seconds: Of the budget's kind, between two rows: metrics take a moment.
     """
 
-    budget: Budget = Budget(40, "total_seconds")  # noqa: RUF009 - a frozen value
-    network: Network = Network()  # noqa: RUF009 - a frozen value
+    budget: Budget = Budget(40, "total_seconds")
+    network: Network = Network()
     batch_size: int = 32
     row_seconds: float = 0.4
 

@@ -82,8 +82,8 @@ class FaceDepthEnv(DataGenEnv):
         data_folder: str | Path | None = None,
         shadows: bool = True,
         generator: Generator | None = None,
-        network: Network = Network(),  # noqa: B008 - a frozen value
-        rule: Rule = SGD(0.02, momentum=0.9, decay_steps=100),  # noqa: B008 - a frozen value
+        network: Network = Network(),
+        rule: Rule = SGD(0.02, momentum=0.9, decay_steps=100),
         **options: Unpack[Options],
     ) -> None:
         validation, test = load_heads(data, data_folder, network.size)

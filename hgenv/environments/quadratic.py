@@ -53,7 +53,7 @@ class QuadraticEnv(DataGenEnv):
     def __init__(
         self,
         *,
-        rule: Rule = SGD(0.1),  # noqa: B008 - a frozen value
+        rule: Rule = SGD(0.1),
         unroll_steps: int = 4,
         batch_size: int = 8,
         max_updates: int = 100,

@@ -72,8 +72,8 @@ class ShapeNormalsEnv(DataGenEnv):
         data_folder: str | Path | None = None,
         input: str = "diffuse",
         generator: Generator | None = None,
-        network: Network = Network(),  # noqa: B008 - a frozen value
-        rule: Rule = SGD(0.05, momentum=0.9, decay_steps=100),  # noqa: B008 - a frozen value
+        network: Network = Network(),
+        rule: Rule = SGD(0.05, momentum=0.9, decay_steps=100),
         **options: Unpack[Options],
     ) -> None:
         validation, test = load_photos(data, data_folder, input, network.size)
