@@ -90,8 +90,9 @@ def forward_flops(size, inputs, outputs):
     return stem, stem + 2 * residual(edge) + hourglass + 2 * edge**2 * (f * f + outputs * f)
 
 
-@pytest.mark.parametrize(("task", "size"), [(NormalsTask(), 32), (NormalsTask(), 64), (DepthTask(), 32)])
-def test_operations_are_those_of_the_convolutions(task, size):
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("task", [NormalsTask(), DepthTask()])
+def test_operations_are_those_of_the_convolutions(size, task):
     learner = DenseLearner(task, Network(size=size))
     stem, forward = forward_flops(size, task.inputs, task.outputs)
     assert learner.flops("validate", 1) == forward
