@@ -25,13 +25,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 benchmark: $(INSTALLED)
-	$(BIN)/python -m benchmarks.compare experiment=quick env=shapes_lit seed=0,1 workers=2 \
+	$(BIN)/hgenv compare experiment=quick env=shapes_lit seed=0,1 workers=2 \
 		optimizer=hybrid_gradient,credit_gradient,basic_random_search,evolution,fixed $(if $(HGENV_DATA),env.data=mbii)
 
+# hgenv.optimizers and the like are folders beside hgenv; mypy looks for them inside.
+TYPES := build/types
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf $(TYPES) && mkdir -p $(TYPES)/hgenv
+	ln -s $(CURDIR)/hgenv/* $(CURDIR)/optimizers $(CURDIR)/benchmarks $(CURDIR)/configs $(TYPES)/hgenv
+	cd $(TYPES) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --package hgenv
 
 # Two processes with a thread each: the machine that this is measured on has two cores.
 test: lint

@@ -1,1 +1,1 @@
-"""Runs, comparisons and reports; see `benchmarks.run`, `benchmarks.compare` and `benchmarks.report`."""
+"""Runs, comparisons and reports; see `hgenv run`, `hgenv compare` and `hgenv report`."""

@@ -1,11 +1,11 @@
-"""How good one estimate of dL/dbeta is: `python -m benchmarks.ablation --out FOLDER env=shapes_lit env.data=mbii ...`.
+"""How good one estimate of dL/dbeta is: `python -m hgenv.benchmarks.ablation --out FOLDER env=shapes_lit ...`.
 
 At the initial beta and after some updates of training, every estimate is compared with a reference: central differences
 of L itself, coordinate by coordinate, with common random numbers, averaged over several sets of sample seeds. Its own
 noise shows in the cosine between its two halves. Figures are given for all components and by group: the blocks that the
 generator has derivatives of (pathwise), those that pick (probabilities), and others.
 
-Takes the overrides of `benchmarks.run` for the environment. Writes `rows.parquet` (every gradient, per fraction of
+Takes the overrides of `hgenv run` for the environment. Writes `rows.parquet` (every gradient, per fraction of
 range) and `report.md` (cosines, cost of an estimate); what the folder holds of other environments stays. With
 `--report`, nothing is measured, and `report.md` is made again from the rows.
 """
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hgenv.optimizers import Antithetic, Credit, Estimator, Hybrid
+from hgenv.optimizers.directions import KINDS
 from rich.progress import track
 from torch import Tensor
 
 from hgenv import DataGenEnv, Generator, Outcome
-from optimizers import Antithetic, Credit, Estimator, Hybrid
-from optimizers.directions import KINDS
 
 from . import records
 from .config import compose, make_environment
@@ -235,7 +235,7 @@ def main(arguments: list[str]) -> None:
     if min(options.draws, options.references) < 2:
         parser.error("--draws and --references must be at least 2: their scatter is what this is about")
     if not options.report:
-        measure(options, overrides, " ".join(["python -m benchmarks.ablation", *arguments]))
+        measure(options, overrides, " ".join(["python -m hgenv.benchmarks.ablation", *arguments]))
     print(write_report(options.out))
 
 

@@ -1,8 +1,8 @@
 """Several runs under one budget, head to head, and the report on them.
 
-    python -m benchmarks.compare optimizer=hybrid_gradient,basic_random_search seed=0,1,2 budget=cpu_2min workers=2
+    hgenv compare optimizer=hybrid_gradient,basic_random_search seed=0,1,2 budget=cpu_2min workers=2
 
-Takes the overrides of `benchmarks.run`, and its `--config-dir`; a comma makes a list of values, and every combination
+Takes the overrides of `hgenv run`, and its `--config-dir`; a comma makes a list of values, and every combination
 is a run. Runs that are finished are skipped, those that were interrupted go on. `workers` runs are at work at a time,
 each its own process.
 """
@@ -95,15 +95,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:
     return overrides, int(workers), config_dir
 
 
-def _python() -> str:
-    """How to call this Python from here."""
-    here = Path.cwd()
-    python = Path(sys.executable)
-    return str(python.relative_to(here) if python.is_relative_to(here) else python)
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Compare from the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
@@ -115,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
             found = report.collect([study])
             print("\n" + report.write(found, study))
             print(f"report:      {study / 'report.html'} (and report.md)")
-            print(f"TensorBoard: {_python()} -m tensorboard.main --logdir {study}")
+            print(f"TensorBoard: hgenv board {study}")
     except (HydraException, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -123,4 +117,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

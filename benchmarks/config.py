@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 import hydra
 from gymnasium.envs.registration import load_env_creator
+from hgenv.optimizers import Optimizer
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +29,6 @@ from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.probing import WorkerError
 from hgenv.problem import RenderError
-from optimizers import Optimizer
 
 from . import defaults, records
 from .defaults import TARGET, Parameter, SettingError
@@ -117,7 +117,7 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
     """The settings that a list of Hydra overrides stands for.
 
     Args:
-        overrides: As on the command line of `benchmarks.run`.
+        overrides: As on the command line of `hgenv run`.
         config_dir: A folder with more YAML files, as `--config-dir` gives it.
 
     Raises:
@@ -128,7 +128,7 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
         arguments = _with_folder(arguments, Path(config_dir).absolute())
-    with hydra.initialize_config_module("configs", version_base="1.3"):
+    with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
         return settings(hydra.compose("config", arguments))
 
 

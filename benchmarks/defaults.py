@@ -76,9 +76,10 @@ def name_of(target: type) -> str:
     """The name by which `find` finds a class: of the outermost package whose `__all__` has it, else of its module."""
     packages = target.__module__.split(".")
     for count in range(1, len(packages)):
-        module = sys.modules.get(".".join(packages[:count]))
-        if target.__qualname__ in getattr(module, "__all__", ()):
-            return f"{'.'.join(packages[:count])}.{target.__qualname__}"
+        name, module = target.__qualname__, sys.modules.get(".".join(packages[:count]))
+        # Two packages may have a class of one name.
+        if name in getattr(module, "__all__", ()) and getattr(module, name) is target:
+            return f"{'.'.join(packages[:count])}.{name}"
     return f"{target.__module__}.{target.__qualname__}"
 
 

@@ -26,7 +26,7 @@ class Job:
     """A run to be made.
 
     Attributes:
-        arguments: Of `benchmarks.run`.
+        arguments: Of `hgenv run`.
         settings: What they stand for.
         process: That of the run, once it has begun.
         task: Its bar.
@@ -48,7 +48,7 @@ class Job:
         threads = str(self.settings.where["threads"])
         with (self.folder / LOG).open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.run", *self.arguments],
+                [sys.executable, "-m", "hgenv.benchmarks.run", *self.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},

@@ -29,7 +29,9 @@ VALIDATION, ERRORS = "validation.png", "errors.png"
 
 # What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
 # ones, because those that a record does not know have their defaults.
-SCHEMA = 2
+SCHEMA = 3
+# Schema 2 named the optimizers by a package of their own.
+_MOVED = {"optimizers.": "hgenv.optimizers."}
 
 Row = dict[str, Any]
 
@@ -147,12 +149,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     except Exception as error:  # the parsers of YAML have no common type
         raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
     schema = config.get("schema", 1)
+    if schema == 2:
+        return _renamed(config) | {"schema": SCHEMA}
     if schema != SCHEMA:
         raise RecordError(
-            f"{path}: is of schema {schema}, and this version of hgenv reads schema {SCHEMA}; use the version that "
-            "made the run, another study (study=<name>), or delete the run's folder"
+            f"{path}: is of schema {schema}, and this version of hgenv reads schemas 2 and {SCHEMA}; use the version "
+            "that made the run, another study (study=<name>), or delete the run's folder"
         )
     return dict(config)
+
+
+def _renamed(node: Any) -> Any:
+    """The same settings, with the names that classes have now."""
+    if isinstance(node, Mapping):
+        return {key: _renamed_target(value) if key == "_target_" else _renamed(value) for key, value in node.items()}
+    return [_renamed(value) for value in node] if isinstance(node, list) else node
+
+
+def _renamed_target(name: Any) -> Any:
+    for before, now in _MOVED.items():
+        if isinstance(name, str) and name.startswith(before):
+            return now + name.removeprefix(before)
+    return name
 
 
 def parse_rows(data: bytes, path: Path) -> list[Row]:

@@ -1,6 +1,6 @@
 """One run: an environment, an optimizer, a seed, a budget.
 
-    python -m benchmarks.run env=shapes optimizer=hybrid_gradient seed=0 budget.amount=120 budget.unit=total_seconds
+    hgenv run env=shapes optimizer=hybrid_gradient seed=0 budget.amount=120 budget.unit=total_seconds
 
 The run's folder is its identity: `<root>/<study>/<environment>/<optimizer>/seed=<n>`. A finished run is skipped. A
 killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one.
@@ -263,7 +263,7 @@ def _make_gpu_repeatable() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
+@hydra.main(version_base="1.3", config_path="pkg://hgenv.configs", config_name="config")
 def _main(composed: DictConfig) -> None:
     keep_memory()
     try:
@@ -286,7 +286,7 @@ def _command() -> str:
     words = [word for folder in folders for word in ("--config-dir", folder)]
     words += [word for word in asked.overrides.hydra if word.startswith("hydra.searchpath=")]
     words += [word.removeprefix("++") for word in asked.overrides.task]
-    return shlex.join(["python", "-m", "benchmarks.run", *words])
+    return shlex.join(["hgenv", "run", *words])
 
 
 def main() -> None:

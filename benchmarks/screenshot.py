@@ -1,6 +1,6 @@
 """Open a study's TensorBoard in headless Chromium and save what is seen: the curves against computation time.
 
-    python -m benchmarks.screenshot runs/<study> curves.png
+    python -m hgenv.benchmarks.screenshot runs/<study> curves.png
 
 Needs the programs `chromium` and `chromedriver` (Debian: `apt-get install chromium chromium-driver`).
 """
@@ -165,7 +165,9 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Take a picture from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.screenshot", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hgenv.benchmarks.screenshot", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("folder", type=Path, help="a study, or any folder with logs")
     parser.add_argument("picture", type=Path, help="where the PNG goes")
     parser.add_argument("--runs", default="total$", help="regular expression of the runs to show")

@@ -1,4 +1,4 @@
-"""The two files that a study commits, from which `benchmarks.report` makes every table and curve again.
+"""The two files that a study commits, from which `hgenv report` makes every table and curve again.
 
 | file | content |
 | --- | --- |
@@ -581,7 +581,7 @@ def _read_lines(path: Path) -> list[dict[str, str]]:
 def _cure(folder: Path) -> str:
     return (
         f"restore the file (git checkout -- {folder}), or write the study again from its runs (python -m "
-        f"benchmarks.report runs/{folder.name} --results {folder.parent})"
+        f"hgenv report runs/{folder.name} --results {folder.parent})"
     )
 
 

@@ -1,1 +1,1 @@
-"""Hydra configs of `benchmarks.run`."""
+"""Hydra configs of `hgenv run`."""

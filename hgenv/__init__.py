@@ -1,60 +1,16 @@
 """hgenv: environments whose action tunes a generator of synthetic training data for a network.
 
 `import hgenv` registers `hgenv/ShapeNormals-v0`, `hgenv/ShapeNormalsLit-v0`, `hgenv/FaceDepth-v0` and
-`hgenv/Quadratic-v0` with Gymnasium.
+`hgenv/Quadratic-v0` with Gymnasium. What is in this package is listed in `__init__.pyi`, and imported when it is first
+asked for: the import alone does not load torch.
 """
 
-from .accounting import Budget, BudgetError, Ledger
-from .datasets.photos import DataError, Photos
-from .decision import Block, DecisionError, DecisionSpace, block
-from .env import DataGenEnv
-from .learning import SGD, Adam, Learner, Network, TrainingState
-from .probing import Batched, Prober, Serial, WorkerError, Workers
-from .problem import Data, Generator, Outcome, RenderError, SampleData, Status
+import lazy_loader
+
 from .registration import register_environments
-from .rollout import Problem, Rollout, SampleGradient, Slopes
-from .samples import DenseSamples, Samples
-from .tasks import Metric, Picture, Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "Batched",
-    "Block",
-    "Budget",
-    "BudgetError",
-    "Data",
-    "DataError",
-    "DataGenEnv",
-    "DecisionError",
-    "DecisionSpace",
-    "DenseSamples",
-    "Generator",
-    "Learner",
-    "Ledger",
-    "Metric",
-    "Network",
-    "Outcome",
-    "Photos",
-    "Picture",
-    "Prober",
-    "Problem",
-    "RenderError",
-    "Rollout",
-    "SampleData",
-    "SampleGradient",
-    "Samples",
-    "Serial",
-    "Slopes",
-    "Status",
-    "Task",
-    "TrainingState",
-    "WorkerError",
-    "Workers",
-    "block",
-    "register_environments",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 register_environments()

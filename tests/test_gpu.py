@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
+from hgenv.optimizers import REGISTRY
 
 from hgenv import Batched, DataGenEnv, Network, SampleData, Serial
 from hgenv.datasets.standin_faces import model as face_model
@@ -18,7 +19,6 @@ from hgenv.learning import SGD, Adam, DenseLearner, Rule, sample_gradient, train
 from hgenv.rendering.csg.analytic import AnalyticRenderer
 from hgenv.rendering.csg.scene import EMPTY
 from hgenv.tasks.normals import NormalsTask
-from optimizers import REGISTRY
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.compare import expand
-from benchmarks.config import compose
+from hgenv.benchmarks.compare import expand
+from hgenv.benchmarks.config import compose
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "TUTORIAL.md").read_text()
@@ -61,8 +60,8 @@ def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path) ->
         (tmp_path / "conf" / name).parent.mkdir(parents=True)
         (tmp_path / "conf" / name).write_text(text)
     (command,) = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
-    python, *words = shlex.split(command)
-    assert python == "python"
+    assert command.startswith("hgenv compare ")
+    words = ["-m", *shlex.split(command)]
     replaced = {"optimizer=credit_gradient,spsa,fixed": "optimizer=spsa,fixed", "seed=0,1": "seed=0"}  # shorter
     assert replaced.keys() <= set(words)
     words = [replaced.get(word, word) for word in words]
@@ -85,7 +84,7 @@ def test_the_readmes_code_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["README.md", "benchmarks/results/README.md"])
 def test_the_settings_in_commands_exist(path: str) -> None:
     text = (ROOT / path).read_text().replace("\\\n", " ").replace("seed=$seed", "seed=0")
-    commands = re.findall(r"python -m benchmarks\.(?:run|compare) ([^`\n\"#]*=[^`\n\"#]*)", text)
+    commands = re.findall(r"hgenv (?:run|compare) ([^`\n\"#]*=[^`\n\"#]*)", text)
     commands = [command for command in commands if "--config-dir" not in command]  # somebody's own settings
     assert len(commands) >= 3
     for command in commands:

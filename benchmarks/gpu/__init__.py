@@ -1,1 +1,1 @@
-"""What one sitting at a machine with a GPU is for: `python -m benchmarks.gpu`, see `__main__`."""
+"""What one sitting at a machine with a GPU is for: `python -m hgenv.benchmarks.gpu`, see `__main__`."""

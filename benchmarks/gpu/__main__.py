@@ -1,8 +1,8 @@
 """One sitting at a machine with a GPU: tests, speed and runs in at most eight minutes.
 
-    HGENV_DATA=... python -m benchmarks.gpu --pack photos.npz     # where MBII is; the file is not to be published
-    python -m benchmarks.gpu --out runs/gpu --photos photos.npz   # where the GPU is
-    python -m benchmarks.gpu --out runs/dry --dry-run             # anywhere: that the script works
+    HGENV_DATA=... python -m hgenv.benchmarks.gpu --pack photos.npz     # where MBII is; the file is not to be published
+    python -m hgenv.benchmarks.gpu --out runs/gpu --photos photos.npz   # where the GPU is
+    python -m hgenv.benchmarks.gpu --out runs/dry --dry-run             # anywhere: that the script works
 
 | part | seconds | what |
 | --- | --- | --- |
@@ -60,7 +60,7 @@ DRY_RUN = runs.Sizes(Budget(3, "updates"), batch_size=DRY_BATCH, row_seconds=0.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hold a sitting, pack photos, or do a single part of a sitting in this process."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m hgenv.benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results are and go")
     parser.add_argument("--photos", type=Path, metavar="FILE", help="what --pack made; without it, HGENV_DATA")
@@ -110,7 +110,7 @@ def hold(options: argparse.Namespace, names: Sequence[str]) -> int:
             settings = ["-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider"]
             command = (sys.executable, "-m", "pytest", str(tests), "-v", "--tb=short", *settings)
             return sitting.Part(name, patience * SHARES[name], command, read_tests)
-        command = (sys.executable, "-m", "benchmarks.gpu", "--part", name, "--out", str(out), *more)
+        command = (sys.executable, "-m", "hgenv.benchmarks.gpu", "--part", name, "--out", str(out), *more)
         return sitting.Part(name, patience * SHARES[name], command)
 
     here = machine(options.dry_run)

@@ -64,7 +64,7 @@ def unpack(path: Path, size: int) -> Pair:
             validation, test = (_unpack(arrays, split, about[split], size) for split in SPLITS)
             return validation, test
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        cure = f"make it again by `python -m benchmarks.gpu --pack {path.name}`"
+        cure = f"make it again by `python -m hgenv.benchmarks.gpu --pack {path.name}`"
         raise DataError(f"{path}: missing or damaged ({error}); {cure}") from error
 
 

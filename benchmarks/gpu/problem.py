@@ -31,7 +31,7 @@ def make(photos: Pair, network: Network, *, unroll_steps: int = 2, batch_size: i
 
 
 def as_in_a_run() -> None:
-    """Set this process up as `benchmarks.run` does: one thread, and on a GPU the same bits for the same seed."""
+    """Set this process up as `hgenv run` does: one thread, and on a GPU the same bits for the same seed."""
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

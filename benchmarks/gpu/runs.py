@@ -1,4 +1,4 @@
-"""Runs against time, without the machinery of `benchmarks.run`: an environment, an optimizer, a budget."""
+"""Runs against time, without the machinery of `hgenv run`: an environment, an optimizer, a budget."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hgenv.optimizers import REGISTRY
+
 from hgenv.accounting import Budget
 from hgenv.learning import Network
-from optimizers import REGISTRY
 
 from .photos import Pair
 from .problem import make

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from hgenv.optimizers import REGISTRY, Optimizer
 
 from hgenv.env import DataGenEnv
 from hgenv.generators import ShapeGenerator
@@ -15,7 +16,6 @@ from hgenv.learning import Network, influence, sample_gradient, sample_gradient_
 from hgenv.learning.rules import TrainingState
 from hgenv.probing import Batched, Prober, Serial
 from hgenv.rendering.csg import AnalyticRenderer
-from optimizers import REGISTRY, Optimizer
 
 from . import clock
 from .photos import Pair

@@ -1,9 +1,9 @@
 """Tables and figures from what runs left behind, without running anything.
 
-    python -m benchmarks.report runs/<study> [more folders] [--out FOLDER] [--results FOLDER]
-    python -m benchmarks.report benchmarks/results/<study>
+    hgenv report runs/<study> [more folders] [--out FOLDER] [--results FOLDER]
+    hgenv report benchmarks/results/<study>
 
-Folders hold raw runs, or studies (`benchmarks.studies`). Writes `report.md`, `report.html` (self-contained) and
+Folders hold raw runs, or studies (`hgenv.benchmarks.studies`). Writes `report.md`, `report.html` (self-contained) and
 `figures/` into the first folder, or into `--out`. `--results` writes what is worth committing to `FOLDER/<study>`:
 `runs.csv`, `rows.parquet`, `report.md` and the figures. Nothing of it shows the data.
 

@@ -15,9 +15,7 @@ from . import collect, keep, write
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description="Tables and figures from what runs left behind."
-    )
+    parser = argparse.ArgumentParser(prog="hgenv report", description="Tables and figures from what runs left behind.")
     parser.add_argument("folders", nargs="+", type=Path, help="studies, or any folders that contain runs")
     parser.add_argument("--out", type=Path, help="where the report goes; default: the first folder")
     parser.add_argument("--results", type=Path, help="where studies worth committing go")

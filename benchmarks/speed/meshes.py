@@ -1,4 +1,4 @@
-"""Speed of deformed meshes, side by side on one core: `python -m benchmarks.speed.meshes [--images N] [--ict FOLDER]`.
+"""Speed of deformed meshes, side by side on one core: `python -m hgenv.benchmarks.speed.meshes [--ict FOLDER]`.
 
 Faces of 9,409 vertices (18,432 triangles) with fixed topology, new vertices for each image: image with interpolated
 vertex colours, depth, normals, mask, light and shadows, at 64 and 128 px. By default the mesh is made by code; `--ict`

@@ -1,4 +1,4 @@
-"""Probes of one update side by side: `python -m benchmarks.speed.probes [--probes 8] [--workers 1,2]`.
+"""Probes of one update side by side: `python -m hgenv.benchmarks.speed.probes [--probes 8] [--workers 1,2]`.
 
 The same betas probed from the same weights in this process and in 1, 2, ... worker processes, taking turns; a figure is
 the median of the wall seconds of a round, since that is what workers save. What they cost in CPU time stands beside it:

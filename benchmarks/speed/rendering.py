@@ -1,4 +1,4 @@
-"""Speed of the renderers, side by side on one core: `python -m benchmarks.speed.rendering [--images N]`.
+"""Speed of the renderers, side by side on one core: `python -m hgenv.benchmarks.speed.rendering [--images N]`.
 
 The same random objects, with image, normals, depth and shadows, at 64 and 128 px. The routes take turns within each
 repetition, so that whatever else the machine does falls on all of them alike; a figure is the median over repetitions

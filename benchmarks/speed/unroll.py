@@ -1,6 +1,6 @@
 """Measures dL/dX through K training steps beside plain training, full autograd, `higher` and `torchopt`.
 
-    python -m benchmarks.speed.unroll [--repeats 3] [--steps 32]
+    python -m hgenv.benchmarks.speed.unroll [--repeats 3] [--steps 32]
 
 Small hourglass, 64 px, batches of 4, SGD without momentum, one thread; the gradient includes a validation pass over ten
 images. Every figure is from a process of its own; the methods take turns. Seconds are processor time, the best of the
@@ -205,7 +205,7 @@ def peak_megabytes(device: torch.device) -> float:
 
 def measure_apart(method: str, steps: int, device: torch.device) -> dict[str, float]:
     """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed.unroll", "--only", method, "--steps", str(steps)]
+    command = [sys.executable, "-m", "hgenv.benchmarks.speed.unroll", "--only", method, "--steps", str(steps)]
     command += ["--cpu"] if device.type == "cpu" else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Where an update's time goes, for each optimizer: `python -m benchmarks.speed.update [--seconds 20]`.
+"""Where an update's time goes, for each optimizer: `python -m hgenv.benchmarks.speed.update [--seconds 20]`.
 
 Each optimizer, as configured, runs on the stand-in for as much CPU time, on a GPU where there is one. Shares are of the
 CPU and GPU time charged to it, phase by phase; `ledger` is what the ledger's own clock readings take (measured on empty
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 
 import gymnasium
 import torch
+from hgenv.optimizers import REGISTRY
 
 from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
 from hgenv.env import DataGenEnv
 from hgenv.memory import keep_memory
-from optimizers import REGISTRY
 
 from .clocks import gpu, name_of
 

@@ -47,9 +47,9 @@ def make_run(
     folder = root / "study" / env["label"] / optimizer / f"seed={seed}"
     folder.mkdir(parents=True)
     config = {
-        "schema": 2,
+        "schema": 3,
         "env": env,
-        "optimizer": {"_target_": "optimizers.Fixed", "label": optimizer, "initial": None},
+        "optimizer": {"_target_": "hgenv.optimizers.Fixed", "label": optimizer, "initial": None},
         "budget": {"amount": amount, "unit": "total_seconds"},
         "study": "study",
         "seed": seed,

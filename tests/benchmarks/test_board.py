@@ -1,9 +1,8 @@
 import pytest
+from hgenv.benchmarks import pictures, records
+from hgenv.benchmarks.config import compose
+from hgenv.benchmarks.run import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from benchmarks import pictures, records
-from benchmarks.config import compose
-from benchmarks.run import run
 
 from .tools import quadratic
 

@@ -1,5 +1,5 @@
-from benchmarks import compare
-from benchmarks.run import run
+from hgenv.benchmarks import compare
+from hgenv.benchmarks.run import run
 
 from .tools import quadratic
 

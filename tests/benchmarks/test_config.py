@@ -1,20 +1,20 @@
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from hgenv.benchmarks import config, records
+from hgenv.benchmarks.config import RunError, compose
+from hgenv.benchmarks.defaults import SettingError
+from hgenv.benchmarks.records import RecordError
+from hgenv.benchmarks.run import run
 from hydra.utils import instantiate
 
-import optimizers
-from benchmarks import config, records
-from benchmarks.config import RunError, compose
-from benchmarks.defaults import SettingError
-from benchmarks.records import RecordError
-from benchmarks.run import run
-from hgenv import DecisionSpace, block
+from hgenv import DecisionSpace, block, optimizers
 
 from .tools import REPOSITORY, quadratic
 
@@ -180,7 +180,7 @@ def test_unknown_keys_and_wrong_kinds_are_named(word, message):
 def test_where_a_run_is_made_is_noted_and_may_change(tmp_path):
     folder = run(quadratic(tmp_path, "optimizer=basic_random_search", updates=3))
     noted = yaml.safe_load((folder / "config.yaml").read_text())
-    assert noted["schema"] == 2
+    assert noted["schema"] == records.SCHEMA
     assert noted["where"] == {"device": "auto", "threads": 1, "prober": None, "picture_updates": 50}
     (folder / "DONE.json").unlink()
     elsewhere = quadratic(
@@ -215,14 +215,16 @@ def test_a_setting_that_is_no_longer_there_is_a_difference(tmp_path):
         run(quadratic(tmp_path, updates=2))
 
 
-@pytest.mark.parametrize("schema", [None, 1, 3])
+@pytest.mark.parametrize("schema", [None, 1, 4])
 def test_another_schema_is_named(tmp_path, schema):
     folder = run(quadratic(tmp_path, updates=2))
     path = folder / "config.yaml"
     other = yaml.safe_load(path.read_text())
     del other["schema"]
     path.write_text(yaml.safe_dump(other if schema is None else other | {"schema": schema}))
-    with pytest.raises(RecordError, match=f"is of schema {schema or 1}, and this version of hgenv reads schema 2"):
+    with pytest.raises(
+        RecordError, match=f"is of schema {schema or 1}, and this version of hgenv reads schemas 2 and 3"
+    ):
         run(quadratic(tmp_path, updates=2))
 
 
@@ -257,7 +259,7 @@ from hgenv.generators import QuadraticGenerator
 from hgenv.learning import SGD
 from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.tasks.quadratic import point_data
-from optimizers import Optimizer
+from hgenv.optimizers import Optimizer
 
 
 class Blur:
@@ -329,7 +331,9 @@ OWN = [
 
 
 def test_what_is_outside_the_repository_runs(mine):
-    done = call("benchmarks.run", "--config-dir", "conf", *OWN, "optimizer.stride=0.1", "env.colours=[a,b]", cwd=mine)
+    done = call(
+        "hgenv.benchmarks.run", "--config-dir", "conf", *OWN, "optimizer.stride=0.1", "env.colours=[a,b]", cwd=mine
+    )
     assert done.returncode == 0, done.stderr
     folder = mine / "runs" / "default" / "discs" / "walk" / "seed=0"
     record = records.read(folder)
@@ -347,12 +351,10 @@ def test_what_is_outside_the_repository_runs(mine):
     # The command that a run notes makes it again.
     words = records.read_done(folder)["command"]
     assert "--config-dir" in words
-    again = subprocess.run(
-        words.replace("python", sys.executable, 1), shell=True, cwd=mine, capture_output=True, text=True, check=False
-    )
+    again = call(*shlex.split(words), cwd=mine)
     assert "nothing to do" in again.stdout, again.stderr
 
-    wrong = call("benchmarks.run", "--config-dir", "conf", *OWN, "optimizer.strid=0.1", cwd=mine)
+    wrong = call("hgenv.benchmarks.run", "--config-dir", "conf", *OWN, "optimizer.strid=0.1", cwd=mine)
     assert wrong.returncode != 0
     assert "optimizer Walk has no setting 'strid'; it has initial, period, stride" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -363,7 +365,7 @@ def test_comparisons_take_it_along(mine, where, optimizer):
     if where == "hydra.searchpath":
         where = f"hydra.searchpath=[file://{mine / 'conf'}]"
     words = [*OWN, f"optimizer={optimizer}", "seed=1", "study=ours", "workers=2"]
-    done = call("benchmarks.compare", where, *words, cwd=mine)
+    done = call("hgenv.benchmarks.compare", where, *words, cwd=mine)
     assert done.returncode == 0, done.stderr
     for name in optimizer.replace("mine", "walk").split(","):
         assert len(records.read(mine / "runs" / "ours" / "discs" / name / "seed=1").rows) == 4
@@ -375,12 +377,12 @@ def test_hydra_s_own_multirun_makes_each_run_in_its_folder(mine):
         "--config-dir", "conf", "--multirun", *OWN, "optimizer=mine,fixed", "study=many", "seed=0,1",
         "env.batch_size=0,4", "optimizer.label='${optimizer._target_}-${env.batch_size}'",
     ]  # fmt: skip
-    done = call("benchmarks.run", *words, cwd=mine)
+    done = call("hgenv.benchmarks.run", *words, cwd=mine)
     # Some fail, which does not keep the others from being made.
     assert done.returncode != 0
     assert "batch_size" in done.stderr
     assert "Traceback" not in done.stderr
-    for name in ("mine.Walk", "optimizers.Fixed"):
+    for name in ("mine.Walk", "hgenv.optimizers.Fixed"):
         for seed in (0, 1):
             folder = mine / "runs" / "many" / "discs" / f"{name}-4" / f"seed={seed}"
             assert len(records.read(folder).rows) == 4
@@ -389,8 +391,8 @@ def test_hydra_s_own_multirun_makes_each_run_in_its_folder(mine):
 
 
 def test_hydra_s_questions_are_answered(mine):
-    helped = call("benchmarks.run", "--help", cwd=mine)
+    helped = call("hgenv.benchmarks.run", "--help", cwd=mine)
     assert "hybrid_gradient" in helped.stdout
-    shown = call("benchmarks.run", "--config-dir", "conf", "--cfg", "job", *OWN, "optimizer.stride=0.1", cwd=mine)
+    shown = call("hgenv.benchmarks.run", "--config-dir", "conf", "--cfg", "job", *OWN, "optimizer.stride=0.1", cwd=mine)
     assert yaml.safe_load(shown.stdout)["optimizer"] == {"_target_": "mine.Walk", "label": "walk", "stride": 0.1}
     assert not (mine / "runs").exists()

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import pytest
-
-from benchmarks.defaults import (
+from hgenv.benchmarks.defaults import (
     MISSING,
     SettingError,
     complete,

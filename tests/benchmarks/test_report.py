@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hgenv.benchmarks import pictures, records
+from hgenv.benchmarks.config import compose
+from hgenv.benchmarks.records import RecordError
+from hgenv.benchmarks.report import collect, figures, keep, tables
+from hgenv.benchmarks.report.__main__ import main
+from hgenv.benchmarks.report.pages import section
+from hgenv.benchmarks.report.style import OTHERS, STYLES, ordered, styles
+from hgenv.benchmarks.run import run
 from PIL import Image
 from scipy.stats import t as student
 
-from benchmarks import pictures, records
-from benchmarks.config import compose
-from benchmarks.records import RecordError
-from benchmarks.report import collect, figures, keep, tables
-from benchmarks.report.__main__ import main
-from benchmarks.report.pages import section
-from benchmarks.report.style import OTHERS, STYLES, ordered, styles
-from benchmarks.run import run
 from hgenv.tasks import Picture
 
 from .raw import change_rows, make_run

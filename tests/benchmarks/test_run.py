@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hgenv.benchmarks import records
+from hgenv.benchmarks.config import RunError, compose
+from hgenv.benchmarks.defaults import SettingError
+from hgenv.benchmarks.records import RecordError
+from hgenv.benchmarks.run import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import records
-from benchmarks.config import RunError, compose
-from benchmarks.defaults import SettingError
-from benchmarks.records import RecordError
-from benchmarks.run import run
 from hgenv import BudgetError
 
 from .tools import REPOSITORY, quadratic
@@ -91,7 +91,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
         "budget={amount: 300, unit: updates}",
     ]  # fmt: skip
     folder = compose(overrides).folder
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.run", *overrides], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "hgenv.benchmarks.run", *overrides], stdout=subprocess.DEVNULL)
     try:
         rows = folder / "rows.jsonl"
         while not (rows.is_file() and rows.read_bytes().count(b"\n") > 60):
@@ -202,8 +202,8 @@ def test_only_one_process_works_on_a_run(tmp_path):
     ("env.id=nowhere:Cubic-v0", SettingError, "No module named 'nowhere'"),
     ("env.batch_size=0", RunError, "batch_size"),
     ("env.colour=red", SettingError, "env hgenv/Quadratic-v0 has no setting 'colour'; it has rule, unroll_steps"),
-    ("optimizer._target_=optimizers.luck", SettingError, "cannot find 'optimizers.luck'.*it has.* basic_random_search"),
-    ("optimizer._target_=optimizers.SGD", RunError, "the optimizer fixed cannot be made"),
+    ("optimizer._target_=hgenv.optimizers.luck", SettingError, "cannot find .*luck.*it has.* basic_random_search"),
+    ("optimizer._target_=hgenv.optimizers.SGD", RunError, "the optimizer fixed cannot be made"),
     ("optimizer.pairs=3", SettingError, "optimizer Fixed has no setting 'pairs'; it has initial"),
     ("prober.size=3", SettingError, "prober needs _target_"),
 ])  # fmt: skip
@@ -248,7 +248,7 @@ def test_the_end_of_the_episode_ends_a_run(tmp_path):
 
 def test_the_command_line_answers_plainly(tmp_path):
     def ask(*overrides):
-        command = [sys.executable, "-m", "benchmarks.run", f"root={tmp_path / 'runs'}", *overrides]
+        command = [sys.executable, "-m", "hgenv.benchmarks.run", f"root={tmp_path / 'runs'}", *overrides]
         return subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-from benchmarks import config, records, studies
-from benchmarks.records import RecordError
-from benchmarks.report.pages import section
-from benchmarks.studies import Run
+from hgenv.benchmarks import config, records, studies
+from hgenv.benchmarks.records import RecordError
+from hgenv.benchmarks.report.pages import section
+from hgenv.benchmarks.studies import Run
 
 from .raw import change_rows, make_run
 from .tools import REPOSITORY
@@ -128,7 +127,7 @@ def test_runs_csv_says_what_rows_parquet_says(tmp_path):
     studies.write(tmp_path / "study", [raw_run(folder)])
     with (tmp_path / "study" / "runs.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
-    assert (line["environment"], line["optimizer"], line["seed"], line["schema"]) == ("quadratic", "one", "4", "2")
+    assert (line["environment"], line["optimizer"], line["seed"], line["schema"]) == ("quadratic", "one", "4", "3")
     assert (line["update"], line["validation/mean_degrees"], line["test/median_degrees"]) == ("2", "21", "21")
     assert (line["best update"], line["best validation/mean_degrees"], line["best test/mean_degrees"]) == (
         "1",

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from benchmarks.config import compose
+from hgenv.benchmarks.config import compose
 
 REPOSITORY = Path(__file__).parents[2]
 

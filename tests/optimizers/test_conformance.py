@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from hgenv import DataGenEnv, DecisionError, DecisionSpace
-from hgenv.testing import OptimizerConformance
-from optimizers import (
+from hgenv.optimizers import (
     REGISTRY,
     SGD,
     Adam,
@@ -25,6 +21,10 @@ from optimizers import (
     augmented_random_search,
     credit_gradient,
 )
+from torch import Tensor
+
+from hgenv import DataGenEnv, DecisionError, DecisionSpace
+from hgenv.testing import OptimizerConformance
 
 from .tools import center, draws, losses, mixture, quadratic
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
-
-from optimizers.directions import check_kind, coordinate, gaussian
+from hgenv.optimizers.directions import check_kind, coordinate, gaussian
 
 from .tools import draws
 

@@ -4,10 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
-from hgenv import DataGenEnv
-from optimizers import (
+from hgenv.optimizers import (
     SGD,
     Antithetic,
     Hybrid,
@@ -15,6 +12,9 @@ from optimizers import (
     basic_random_search_paper,
     hybrid_gradient_paper,
 )
+from torch import Tensor
+
+from hgenv import DataGenEnv
 
 from .tools import center, draws, losses, quadratic
 

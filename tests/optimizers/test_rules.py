@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hgenv.optimizers import SGD, Adam, GradientOptimizer, RMSprop, Rule
 from torch import Tensor
-
-from optimizers import SGD, Adam, GradientOptimizer, RMSprop, Rule
 
 from .tools import Given, center, quadratic
 

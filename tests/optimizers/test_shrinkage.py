@@ -1,7 +1,6 @@
 import pytest
 import torch
-
-from optimizers import SGD, GradientOptimizer, Shrinkage
+from hgenv.optimizers import SGD, GradientOptimizer, Shrinkage
 
 from .tools import Given, center, draws, quadratic
 

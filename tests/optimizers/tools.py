@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from hgenv.optimizers import Estimator, Proposal
 from torch import Tensor
 
 import hgenv
@@ -14,7 +15,6 @@ from hgenv import DataGenEnv, DecisionSpace, DenseSamples, Outcome, RenderError,
 from hgenv.generators.random import normals, uniforms
 from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.tasks.quadratic import point_data
-from optimizers import Estimator, Proposal
 
 
 def quadratic(**options: Any) -> DataGenEnv:

@@ -1,0 +1,117 @@
+"""The `hgenv` command: what can be done from a shell, and what there is to choose from."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+COMMANDS = {
+    "run": "one run: hgenv run env=shapes optimizer=hybrid_gradient seed=0 budget=total_2min",
+    "compare": "several, and a report: hgenv compare optimizer=hybrid_gradient,fixed seed=0,1 workers=2",
+    "report": "tables and figures of runs that are there: hgenv report runs/quick",
+    "environments": "what env= takes; with a name, every setting of that one",
+    "optimizers": "what optimizer= takes; with a name, every setting of that one",
+    "board": "curves and pictures in TensorBoard: hgenv board runs/quick",
+}
+EXTRA = "the command needs a few packages more: pip install 'hgenv[bench]'"
+HELP = ("help", "-h", "--help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in HELP:
+        print(_usage())
+        return 0
+    if words[0] == "--version":
+        import hgenv
+
+        print(f"hgenv {hgenv.__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))  # parts of one's own are found beside one's work, as by python -m
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        if name in ("environments", "optimizers"):
+            return _list("env" if name == "environments" else "optimizer", rest)
+        if name == "board":
+            return _board(rest)
+        module = {"report": "report.__main__"}.get(name, name)
+        work = importlib.import_module(f".{module}", __package__).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("hgenv"):
+            raise
+        print(f"error: there is no module {error.name!r} here; {EXTRA}", file=sys.stderr)
+        return 1
+    # Each of them is a program of its own, and Hydra reads sys.argv.
+    sys.argv = [f"hgenv {name}", *rest]
+    return int(work() or 0)
+
+
+def choices(group: str) -> dict[str, str]:
+    """The files of a group of settings, such as "env", and what each says of itself."""
+    folder = resources.files("hgenv.configs") / group
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            first = file.read_text().splitlines()[0]
+            found[file.name.removesuffix(".yaml")] = first.removeprefix("#").strip() if first[:1] == "#" else ""
+    return found
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: hgenv COMMAND [arguments]", ""]
+    lines += [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join([*lines, "", "hgenv COMMAND --help says more.  hgenv --version"])
+
+
+def _list(group: str, words: Sequence[str]) -> int:
+    known = choices(group)
+    plural = "environments" if group == "env" else "optimizers"
+    if words and words[0] in HELP:
+        print(f"usage: hgenv {plural} [name]\n\n{COMMANDS[plural]}")
+        return 0
+    if not words:
+        width = max(map(len, known))
+        for name, what in known.items():
+            print(f"{group}={name:<{width}}  {what}")
+        print(f"\nEvery setting of one: hgenv {plural} {next(iter(known))}")
+        return 0
+    if words[0] not in known:
+        print(f"error: there is no {group}={words[0]}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    from omegaconf import OmegaConf
+
+    from .config import compose
+
+    settings: dict[str, Any] = {group: compose([f"{group}={words[0]}"]).identity[group]}
+    print(f"# {known[words[0]]}\n{OmegaConf.to_yaml(OmegaConf.create(settings))}", end="")
+    return 0
+
+
+def _board(words: Sequence[str]) -> int:
+    """TensorBoard on a folder, or on `runs`; what else is given goes to TensorBoard."""
+    from tensorboard import main as tensorboard
+
+    if words and words[0] in HELP:
+        print("usage: hgenv board [folder] [arguments of tensorboard]\n\nThe folder is runs, if it is not named.")
+        return 0
+    folder, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("runs", words)
+    if not any(Path(folder).rglob("events.out.tfevents.*")):
+        print(f"error: {folder}: no logs here; name the folder of a study, such as runs/quick", file=sys.stderr)
+        return 1
+    sys.argv = ["tensorboard", "--logdir", folder, *rest]
+    tensorboard.run_main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+from .accounting import Budget, BudgetError, Ledger
+from .datasets.photos import DataError, Photos
+from .decision import Block, DecisionError, DecisionSpace, block
+from .env import DataGenEnv
+from .learning import SGD, Adam, Learner, Network, TrainingState
+from .probing import Batched, Prober, Serial, WorkerError, Workers
+from .problem import Data, Generator, Outcome, RenderError, SampleData, Status
+from .registration import register_environments
+from .rollout import Problem, Rollout, SampleGradient, Slopes
+from .samples import DenseSamples, Samples
+from .tasks import Metric, Picture, Task
+
+__version__: str
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Batched",
+    "Block",
+    "Budget",
+    "BudgetError",
+    "Data",
+    "DataError",
+    "DataGenEnv",
+    "DecisionError",
+    "DecisionSpace",
+    "DenseSamples",
+    "Generator",
+    "Learner",
+    "Ledger",
+    "Metric",
+    "Network",
+    "Outcome",
+    "Photos",
+    "Picture",
+    "Prober",
+    "Problem",
+    "RenderError",
+    "Rollout",
+    "SampleData",
+    "SampleGradient",
+    "Samples",
+    "Serial",
+    "Slopes",
+    "Status",
+    "Task",
+    "TrainingState",
+    "WorkerError",
+    "Workers",
+    "block",
+    "register_environments",
+]
