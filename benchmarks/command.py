@@ -99,8 +99,6 @@ def _list(group: str, words: Sequence[str]) -> int:
 
 def _board(words: Sequence[str]) -> int:
     """TensorBoard on a folder, or on `runs`; what else is given goes to TensorBoard."""
-    from tensorboard import main as tensorboard
-
     if words and words[0] in HELP:
         print("usage: hgenv board [folder] [arguments of tensorboard]\n\nThe folder is runs, if it is not named.")
         return 0
@@ -108,6 +106,8 @@ def _board(words: Sequence[str]) -> int:
     if not any(Path(folder).rglob("events.out.tfevents.*")):
         print(f"error: {folder}: no logs here; name the folder of a study, such as runs/quick", file=sys.stderr)
         return 1
+    from tensorboard import main as tensorboard
+
     sys.argv = ["tensorboard", "--logdir", folder, *rest]
     tensorboard.run_main()
     return 0
