@@ -37,7 +37,7 @@ from .records import RecordError
 IDENTITY = ("env", "optimizer", "budget", "study", "seed")
 WHERE = ("device", "threads", "prober", "picture_updates")
 # What code passes to the objects, so that it is no setting of theirs.
-PRIVATE = {"env": ("render_mode", "device", "prober"), "optimizer": ("space", "seed")}
+PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": ("space", "seed")}
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
 
@@ -349,7 +349,7 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """The environment of a run.
 
     Args:
-        record: What the run's folder says of it; of that, `env`, and if it is there `where`'s `device` and `prober`.
+        record: What the run's folder says of it; of that, `env`, and what `where` says of device, threads and prober.
 
     Raises:
         RunError: It cannot be made so; the message says why.
@@ -358,7 +358,9 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     taken, _ = defaults.parameters(_entry_point(env["id"])[0])
     # "auto" and None leave the choice to the environment.
     code = {
-        key: where.get(key) for key in ("device", "prober") if key in taken and where.get(key) not in (None, "auto")
+        key: where.get(key)
+        for key in ("device", "threads", "prober")
+        if key in taken and where.get(key) not in (None, "auto")
     }
     kwargs = _without(env, "id", "label") | code
     try:

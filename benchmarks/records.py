@@ -100,8 +100,9 @@ def environment_label(config: Mapping[str, Any]) -> str:
     env = config["env"]
     parts = [env["label"]]
     if "data" in env:
-        parts.append(env["data"])
-        if env["data"] != "standin" and "input" in env:
+        data = env["data"]
+        parts.append(data if isinstance(data, str) else str(data["_target_"]).rpartition(".")[2])  # one's own
+        if data != "standin" and "input" in env:
             parts.append(env["input"])
     return "-".join(parts)
 

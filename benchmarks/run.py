@@ -142,7 +142,8 @@ class _Run:
 
     def _update(self) -> None:
         try:
-            self.optimizer.update(self.env)
+            with self.env.ledger.phase("optimizer"):  # whatever an optimizer from elsewhere does
+                self.optimizer.update(self.env)
         except RenderError as error:
             raise RunError(
                 f"{self.folder}, update {self._last + 1}: {error}; what was done until the last checkpoint is kept"

@@ -416,8 +416,9 @@ def _from_columns(folder: Path, line: Mapping[str, str], facts: Facts, columns: 
     recommendation = np.array([kept[i] for i in moments], np.float32)
     betas = columns["beta"].to_pylist()
     beta = np.array([kept[i] if betas[i] is None else betas[i] for i in moments], np.float32)
+    phases = {phase: float(line.get(_phase(phase)) or 0) for phase in (*PHASES, *OFF_CLOCK)}
     end = End(
-        line["status"], line["message"], {phase: float(line[_phase(phase)]) for phase in (*PHASES, *OFF_CLOCK)},
+        line["status"], line["message"], phases,
         json.loads(line["hardware"]), json.loads(line["versions"]), line["commit"] or None, line["command"] or None,
     )  # fmt: skip
     run = Run(

@@ -7,7 +7,7 @@ from .probing import Batched, Prober, Serial, WorkerError, Workers
 from .problem import Data, Generator, Outcome, RenderError, SampleData, Status
 from .registration import register_environments
 from .rollout import Problem, Rollout, SampleGradient, Slopes
-from .samples import DenseSamples, Samples
+from .samples import DenseSamples, Samples, SamplesError
 from .tasks import Metric, Picture, Task
 
 __version__: str
@@ -40,6 +40,7 @@ __all__ = [
     "SampleData",
     "SampleGradient",
     "Samples",
+    "SamplesError",
     "Serial",
     "Slopes",
     "Status",

@@ -1,8 +1,8 @@
 """What an experiment spends, on what, and how much it may: equal for every optimizer.
 
-While the ledger's clock runs, every moment belongs to exactly one phase; what no inner phase claims is the optimizer's
-own. Off the clock (test scoring, logging, checkpoints) time is measured too, but charged to nobody. So all phases
-together add up to what the process used.
+Every moment belongs to exactly one phase. An update is charged from its beginning to its end: what no inner phase
+claims is the optimizer's own. Off the clock (test scoring, logging, checkpoints, and whatever a user does between two
+updates) time is measured too, but charged to nobody. So all phases together add up to what the process used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
-OFF_CLOCK = ("score", "log", "checkpoint", "warm_up")
+FREE = ("score", "log", "checkpoint", "warm_up")  # so is everything inside
+OUTSIDE = "outside"  # between the calls of an environment or an optimizer: free, but what is called then is not
+OFF_CLOCK = (*FREE, OUTSIDE)
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
 COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
 MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
@@ -59,7 +61,7 @@ class Budget:
 
 
 class Ledger:
-    """Clocks per phase and counts of work. Its clock runs from the moment it is made.
+    """Clocks per phase and counts of work.
 
     Attributes:
         counts: What was done on the clock, by name in `COUNTS`; free of noise. `flops` counts the convolutions and
@@ -72,14 +74,16 @@ class Ledger:
             phase: dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 0.0) for phase in PHASES + OFF_CLOCK
         }
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        self._phase = "optimizer"
+        self._phase = OUTSIDE
         self._last = _clocks()
         self._event = self._record()
         self._held: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()  # phases that are not booked yet
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time inside to `name`; an inner phase's time is its own. Off the clock, everything inside is off.
+        """Charge the time inside to `name`; an inner phase's time is its own.
+
+        What scoring, logging, saving or a warm-up calls is as free as they are.
 
         Raises:
             KeyError: There is no such phase.
@@ -87,8 +91,7 @@ class Ledger:
         if name not in self._seconds:
             raise KeyError(f"no phase {name!r}; the phases are {', '.join(PHASES + OFF_CLOCK)}")
         outer = self._phase
-        # Whatever scoring, logging or a warm-up calls is free.
-        self._switch(outer if outer in OFF_CLOCK else name)
+        self._switch(outer if outer in FREE else name)
         try:
             yield
         finally:
@@ -97,7 +100,7 @@ class Ledger:
     @property
     def on_clock(self) -> bool:
         """Whether work is being charged right now."""
-        return self._phase in PHASES
+        return self._phase not in FREE
 
     def count(self, name: str, amount: int) -> None:
         """Add to a count, unless off the clock."""
@@ -139,13 +142,18 @@ class Ledger:
         self._settle()
         return {phase: dict(seconds) for phase, seconds in self._seconds.items()}
 
+    def __repr__(self) -> str:
+        done = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"<Ledger: {self.spent('total_seconds'):.3g} total_seconds; {done}>"
+
     def state_dict(self) -> dict[str, Any]:
         """All that was spent."""
         return {"seconds": self.by_phase(), "counts": dict(self.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved ledger; the time since it was saved is not charged."""
-        self._seconds = {phase: dict(seconds) for phase, seconds in state["seconds"].items()}
+        for phase, seconds in state["seconds"].items():
+            self._seconds[phase] = dict(seconds)
         self.counts = dict(state["counts"])
         self._held.clear()
         self._last, self._event = _clocks(), self._record()
@@ -156,7 +164,7 @@ class Ledger:
             now = self._record()
             assert now is not None
             # The device is charged for as long as a phase that uses it holds it.
-            if self._phase != "optimizer":
+            if self._phase not in ("optimizer", OUTSIDE):
                 self._held.append((self._phase, self._event, now))
             self._event = now
             if len(self._held) > MARKS:

@@ -104,6 +104,9 @@ class DecisionSpace:
         stops = np.cumsum([b.size for b in blocks])
         self._slices = {b.name: slice(int(s) - b.size, int(s)) for b, s in zip(blocks, stops, strict=True)}
 
+    def __repr__(self) -> str:
+        return f"DecisionSpace({self.dimension}: {', '.join(f'{b.name} {b.size}' for b in self.blocks)})"
+
     def slice(self, name: str) -> slice:
         """Where the block `name` stands in a vector.
 
@@ -164,9 +167,18 @@ class DecisionSpace:
         """`beta` as a float64 tensor of shape (d,), or an error that says what is wrong with it.
 
         Raises:
-            DecisionError: Wrong shape, not a number, not finite, or out of bounds.
+            DecisionError: Wrong shape, not real numbers, not finite, out of bounds, or part of a graph.
         """
+        if isinstance(beta, Tensor):
+            if beta.requires_grad:
+                raise DecisionError(
+                    "beta requires a gradient, but the environment is no function to differentiate; "
+                    "give it beta.detach(), and see Rollout.sample_gradient for dL/dX"
+                )
+            beta = beta.cpu()
         try:
+            if np.iscomplexobj(beta):
+                raise TypeError("complex numbers have no place in a decision vector")
             vector = torch.as_tensor(np.asarray(beta, dtype=np.float64)).clone()
         except (TypeError, ValueError) as error:
             raise DecisionError(f"beta must be {self.dimension} numbers, not {type(beta).__name__}: {error}") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -29,3 +32,17 @@ def choose_device(device: str) -> torch.device:
 def compiled_kernels_serve(tensor: Tensor) -> bool:
     """Whether compiled kernels take this tensor: they work on a CPU. Elsewhere torch does the same."""
     return tensor.device.type == "cpu"
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Have torch work with `count` threads on the CPU inside; None for as many as it has."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     batch_size: int
     max_updates: int
     device: str
+    threads: int | None
     prober: Prober | None
     render_mode: str | None
 
@@ -48,13 +49,14 @@ class DataGenEnv(gym.Env):
     | --- | --- |
     | action | beta in its own units, `Box(low, high)`; simplex blocks are projected to sum to one |
     | observation | `Box(d + 2,)`: the last beta scaled to [-1, 1], last loss / its maximum, share of the episode gone |
-    | reward | -L, the negative validation loss; NaN if the step failed |
+    | reward | -L, the negative validation loss; -(the task's `max_loss`) if the step failed |
     | terminated | the step failed (see `Status`); the weights are as they were before it |
     | truncated | after `max_updates` steps |
     | info | `loss`, `status`, `message`, `update`: deterministic values only; clocks are in `ledger` |
 
     Beyond Gymnasium it offers what optimizers for this problem need, at the price that each costs: `probe`, `rollout`,
-    and what a `Rollout` can be asked for, `last` being that of the last step.
+    and what a `Rollout` can be asked for, `last` being that of the last step. Wrappers do not know these:
+    `gymnasium.make(...).unwrapped` has them.
 
     Args:
         generator: f.
@@ -66,6 +68,8 @@ class DataGenEnv(gym.Env):
         batch_size: Samples of each of the K training steps.
         max_updates: Length of the episode.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:<n>".
+        threads: Of torch, while the environment works on a CPU; None for as many as torch has. One is fastest wherever
+            other work goes on, and gives the same bits whatever the machine has. More pay for large networks.
         prober: How probes are made, see `hgenv.probing`; None for as one batch on a GPU, one by one on a CPU.
         render_mode: None or "rgb_array".
 
@@ -73,7 +77,6 @@ class DataGenEnv(gym.Env):
         problem: What a rollout needs: generator, learner, rule, validation data, K, batch size, device.
         prober: How probes are made.
         ledger: What was spent since `reset`.
-        state: Weights now, and what the rule remembers.
         last: The rollout of the last step; None before the first.
         update: Steps taken since `reset`.
     """
@@ -92,17 +95,22 @@ class DataGenEnv(gym.Env):
         batch_size: int = 32,
         max_updates: int = 1000,
         device: str = "auto",
+        threads: int | None = 1,
         prober: Prober | None = None,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
             raise ValueError("unroll_steps, batch_size and max_updates must each be at least 1")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, or None for as many as torch has, not {threads}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
             )
         where = choose_device(device)
-        self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where)
+        for name, data in (("validation", validation), ("test", test)):
+            learner.task.check(data.samples, f"the {name} data {data.label!r}")
+        self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where, threads)
         self.test = test.to(where)
         self.max_updates, self.render_mode = max_updates, render_mode
         self.prober: Prober = prober or (Serial() if where.type == "cpu" else Batched())
@@ -111,6 +119,9 @@ class DataGenEnv(gym.Env):
         low = np.concatenate([-bound[:-2], np.zeros(2, dtype=np.float32)])
         self.observation_space = gym.spaces.Box(low, bound, dtype=np.float32)
         self.ledger = Ledger(where)
+        self.update = 0
+        self.last: Rollout | None = None
+        self._state: TrainingState | None = None
 
     # What the problem is made of.
 
@@ -145,6 +156,17 @@ class DataGenEnv(gym.Env):
         return self.problem.device
 
     @property
+    def state(self) -> TrainingState:
+        """Weights now, and what the rule remembers.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no `reset` yet.
+        """
+        if self._state is None:
+            raise gym.error.ResetNeeded(f"{type(self).__name__} has no weights yet: call reset(seed=...) first")
+        return self._state
+
+    @property
     def outcome(self) -> Outcome | None:
         """What the last step gave; None before the first."""
         return None if self.last is None else self.last.outcome
@@ -168,9 +190,9 @@ class DataGenEnv(gym.Env):
             raise ValueError(f"unknown reset options {sorted(options)}; there are none")
         self._seed = int(self.np_random.integers(2**62))
         weights = self.learner.initial_weights(self._seed)
-        self.state: TrainingState = self.problem.rule.start({n: w.to(self.device) for n, w in weights.items()})
+        self._state = self.problem.rule.start({n: w.to(self.device) for n, w in weights.items()})
         self.update = 0
-        self.last: Rollout | None = None
+        self.last = None
         self._last_loss = self.problem.validate(self.state, self.ledger)
         self.ledger = Ledger(self.device)
         return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
@@ -180,12 +202,14 @@ class DataGenEnv(gym.Env):
 
         Raises:
             DecisionError: beta has the wrong shape, is not finite or out of bounds. Nothing has changed then.
+            SamplesError: What the generator made is nothing that the task can take. Nothing has changed then, either.
+            gymnasium.error.ResetNeeded: There was no `reset` yet.
         """
         outcome = self.rollout(self.space.check(beta), keep=True).outcome
         info = {"status": outcome.status.name, "message": outcome.message, "update": self.update}
         if outcome.ok:
             info["loss"] = self._last_loss
-        reward = -self._last_loss if outcome.ok else float("nan")
+        reward = -self._last_loss if outcome.ok else -float(self.task.max_loss)
         truncated = self.update >= self.max_updates
         return self._observation(outcome.beta), reward, not outcome.ok, truncated, info
 
@@ -246,7 +270,7 @@ class DataGenEnv(gym.Env):
             self.update += 1
             self.ledger.count("updates", 1)
             if rolled.outcome.loss is not None:
-                self.state, self._last_loss = rolled.end, rolled.outcome.loss
+                self._state, self._last_loss = rolled.end, rolled.outcome.loss
         return rolled
 
     def probe(self, betas: Tensor) -> list[Outcome]:
@@ -257,12 +281,13 @@ class DataGenEnv(gym.Env):
             WorkerError: See `hgenv.probing.Workers`.
             RuntimeError: See `hgenv.probing.Batched`.
         """
-        valid = [self._valid(beta) for beta in betas]
+        start, valid = self.state, [self._valid(beta) for beta in betas]
         seeds = self.sample_seeds(self.problem.num_samples)
-        return self.prober.probe(self.problem, self.state, valid, seeds, self.ledger)
+        return self.prober.probe(self.problem, start, valid, seeds, self.ledger)
 
     def sample_seeds(self, count: int) -> Tensor:
         """The first `count` sample seeds of the coming step, (count,) int64 on the environment's device."""
+        assert self.state is not None  # there is a seed
         seed = hash_integers(torch.tensor([self._seed]), 1)[0] + self.update
         return hash_integers(seed, count)[0].to(self.device)
 
@@ -295,33 +320,38 @@ class DataGenEnv(gym.Env):
         self.prober.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, for `torch.save`."""
+        """All that the next step depends on: tensors, numbers and texts, which `torch.save` and `torch.load` take."""
         last = self.last
         return {
+            "state": self.state.state_dict(),
             "seed": self._seed,
             "update": self.update,
-            "state": self.state,
             "last_loss": self._last_loss,
-            "last": None if last is None else (last.outcome, last.betas, last.seeds, last.states),
+            "last": None if last is None else last.state_dict(),
             "ledger": self.ledger.state_dict(),
             "np_random": self.np_random.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits."""
-        self._seed, self.update, self.state = state["seed"], state["update"], state["state"]
+        self._seed, self.update, self._state = state["seed"], state["update"], TrainingState(**state["state"])
         self._last_loss = state["last_loss"]
         self.np_random.bit_generator.state = state["np_random"]
-        self.last = None
-        if state["last"] is not None:
-            outcome, betas, seeds, states = state["last"]
-            self.last = restore(self.problem, outcome, betas, seeds, states, self.ledger)
+        self.last = None if state["last"] is None else restore(self.problem, state["last"], self.ledger)
         self.ledger.load_state_dict(state["ledger"])
+
+    def __repr__(self) -> str:
+        problem = self.problem
+        return (
+            f"<{type(self).__name__}: {problem.space.dimension} numbers decide, {problem.unroll_steps} x "
+            f"{problem.batch_size} samples a step, scored on {problem.validation.label!r}, {problem.device}, update "
+            f"{self.update}>"
+        )
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _score(self, data: Data) -> dict[str, float]:
-        with self.ledger.phase("score"), torch.no_grad():
+        with self.problem.work(self.ledger, "score"), torch.no_grad():
             return self.task.score(self.learner.output(self.state.weights, data.samples), data)
 
     def _valid(self, beta: ArrayLike | Tensor) -> Tensor:

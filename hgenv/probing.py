@@ -113,9 +113,10 @@ class Batched:
     ) -> list[Outcome]:
         count, learner = len(betas), problem.learner
         try:
-            with ledger.phase("generate"):
+            with problem.work(ledger, "generate"):
                 rows = torch.stack(list(betas)).repeat_interleave(len(seeds), 0)
                 samples = problem.generator(rows, seeds.repeat(count))
+                problem.check(samples, len(rows))
                 shape = (count, problem.unroll_steps, problem.batch_size)
                 samples = samples.map(lambda x: x.unflatten(0, shape))
         except RenderError:
@@ -123,11 +124,11 @@ class Batched:
         finally:
             ledger.count("samples", count * len(seeds))
         try:
-            with ledger.phase("train"):
+            with problem.work(ledger, "train"):
                 steps = range(problem.unroll_steps)
                 batches = [samples.with_tensors(x[:, k] for x in samples.tensors) for k in steps]
                 weights = train_together(learner, problem.rule, start, batches).weights
-            with ledger.phase("validate"), torch.no_grad(), full_precision():
+            with problem.work(ledger, "validate"), torch.no_grad(), full_precision():
                 losses = torch.func.vmap(lambda w: validation_loss(learner, w, problem.validation))(weights)
                 ledger.wait()
                 values = losses.tolist()
@@ -226,7 +227,7 @@ def _start(problem: Problem, like: TrainingState, flat: Tensor) -> None:
     global _problem, _like, _flat  # a process of its own; the pool's initializer has no other place to leave it
     torch.set_num_threads(1)
     keep_memory()
-    _problem, _like, _flat = problem, like, flat
+    _problem, _like, _flat = replace(problem, threads=1), like, flat
 
 
 def _probe(job: tuple[int, list[float], list[int]]) -> tuple[Outcome, dict[str, Any]]:
@@ -235,5 +236,6 @@ def _probe(job: tuple[int, list[float], list[int]]) -> tuple[Outcome, dict[str, 
     views = [part.view(t.shape) for part, t in zip(parts, _like.tensors, strict=True)]
     start = replace(_like.with_tensors(views), step=step)
     ledger, beta = Ledger(), torch.tensor(numbers, dtype=torch.float64)
-    (outcome,) = Serial().probe(_problem, start, [beta], torch.tensor(seeds), ledger)
+    with ledger.phase("optimizer"):  # what this process does besides
+        (outcome,) = Serial().probe(_problem, start, [beta], torch.tensor(seeds), ledger)
     return outcome, ledger.state_dict()

@@ -102,6 +102,10 @@ class Outcome:
     status: Status = Status.OK
     message: str = ""
 
+    def __repr__(self) -> str:
+        result = f"loss {self.loss:.6g}" if self.loss is not None else f"{self.status.name}: {self.message}"
+        return f"<Outcome: {result}>"
+
     @property
     def ok(self) -> bool:
         """Whether there is a loss."""

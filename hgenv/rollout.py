@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .decision import DecisionSpace
+from .device import torch_threads
 from .learning.first_order import influence, sample_gradient_without_curvature
 from .learning.learner import Learner, validation_loss
 from .learning.precision import full_precision
 from .learning.rules import Rule, TrainingState
 from .learning.unroll import sample_gradient, train
 from .problem import Data, Generator, Outcome, RenderError, Status
-from .samples import Samples
+from .samples import Samples, SamplesError
 
 SAMPLES_AT_ONCE = 1024  # displaced samples: enough for a GPU, not too much for memory
 
@@ -34,6 +37,7 @@ class Problem:
         unroll_steps: K.
         batch_size: B, samples of each of the K training steps.
         device: Where samples and weights are.
+        threads: Of torch, while it works on the CPU; None for as many as it has.
     """
 
     generator: Generator
@@ -43,6 +47,13 @@ class Problem:
     unroll_steps: int
     batch_size: int
     device: torch.device
+    threads: int | None = None
+
+    @contextmanager
+    def work(self, ledger: Ledger, phase: str) -> Iterator[None]:
+        """Work inside, charged to a phase."""
+        with ledger.phase(phase), torch_threads(self.threads):
+            yield
 
     @property
     def num_samples(self) -> int:
@@ -66,18 +77,34 @@ class Problem:
 
     def validate(self, state: TrainingState, ledger: Ledger) -> float:
         """L at a state; it may be infinite or NaN."""
-        with ledger.phase("validate"), torch.no_grad(), full_precision():
+        with self.work(ledger, "validate"), torch.no_grad(), full_precision():
             loss = validation_loss(self.learner, state.weights, self.validation)
             ledger.wait()
             value = float(loss)
         self.charge_validation(ledger, 1)
         return value
 
-    def outcome(self, beta: Tensor, loss: float) -> Outcome:
-        """The outcome at beta, given L."""
+    def outcome(self, beta: Tensor, loss: float, samples: Samples | None = None) -> Outcome:
+        """The outcome at beta, given L and, where there are some to look at, the samples that led to it."""
         if np.isfinite(loss):
             return Outcome(beta, loss)
-        return Outcome(beta, None, Status.DIVERGED, f"L = {loss} after {self.unroll_steps} training steps")
+        words = f"L = {loss} after {self.unroll_steps} training steps"
+        found = None if samples is None else samples.not_finite()
+        if found is not None:
+            words += f"; the generator made {found}, so look there first"
+        return Outcome(beta, None, Status.DIVERGED, words)
+
+    def check(self, samples: Any, count: int) -> None:
+        """Make sure that what the generator made are so many samples that can be trained on.
+
+        Raises:
+            SamplesError: It cannot; the message says what is wrong.
+        """
+        who = f"the generator {type(self.generator).__name__}"
+        if not isinstance(samples, Samples):
+            raise SamplesError(f"{who} made {type(samples).__name__}, but a record is needed: see hgenv.Samples")
+        samples.check(count, self.device, who)
+        self.learner.task.check(samples, who)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +142,9 @@ class SampleGradient:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __repr__(self) -> str:
+        return f"<SampleGradient: dL/dX of {self.samples}>"
+
     @property
     def norms(self) -> Tensor:
         """|dL/dX_i| over all fields, (N,) float64."""
@@ -143,14 +173,14 @@ class SampleGradient:
         for some in directions.to(torch.float64).split(max(1, SAMPLES_AT_ONCE // (2 * count))):
             ahead, behind = (center + some).clamp(0, 1), (center - some).clamp(0, 1)
             displaced = torch.cat([ahead, behind]).flatten(0, 1)
-            with ledger.phase("generate"):
+            with problem.work(ledger, "generate"):
                 made = problem.generator(space.denormalize(displaced), self.seeds.repeat(2 * len(some)))
             ledger.count("samples", len(made))
-            with ledger.phase("gradient"):
+            with problem.work(ledger, "gradient"):
                 products = torch.stack([self.samples.dot(part) for part in made.split(count)])
                 rises.append(products[: len(some)] - products[len(some) :])
                 displacements.append(ahead - behind)
-        with ledger.phase("gradient"):
+        with problem.work(ledger, "gradient"):
             displacement = torch.cat(displacements)
             distance = displacement.norm(dim=-1)
             ledger.wait()
@@ -171,10 +201,10 @@ class SampleGradient:
         if not problem.generator.pathwise:
             return torch.zeros_like(self.betas)
         betas = self.betas.clone().requires_grad_()
-        with self._ledger.phase("generate"):
+        with problem.work(self._ledger, "generate"):
             samples = problem.generator(betas, self.seeds)
         self._ledger.count("samples", len(betas))
-        with self._ledger.phase("gradient"):
+        with problem.work(self._ledger, "gradient"):
             (slopes,) = torch.autograd.grad(self.samples.dot(samples).sum(), betas)
             keep = torch.zeros(space.dimension, dtype=torch.bool)
             for name in problem.generator.pathwise:
@@ -228,7 +258,7 @@ class Rollout:
             if found is not None and 0 < steps * problem.batch_size <= len(found):
                 return self._part(found, steps * problem.batch_size)
         differentiate = sample_gradient if curvature else sample_gradient_without_curvature
-        with self._ledger.phase("gradient"):
+        with problem.work(self._ledger, "gradient"):
             _, parts = differentiate(
                 problem.learner, problem.rule, self.states, batches, problem.validation, last_steps=last_steps
             )
@@ -269,13 +299,28 @@ class Rollout:
             return self.sample_gradient().influence
         problem, batches = self._problem, self._batches()
         if "influence" not in self._paid:
-            with self._ledger.phase("gradient"):
+            with problem.work(self._ledger, "gradient"):
                 _, parts = influence(problem.learner, problem.rule, self.states, batches, problem.validation)
                 self._paid["influence"] = torch.cat(parts).to("cpu", torch.float64)
             forward = problem.learner.flops("validate", problem.batch_size)
             self._charge(len(batches) * (2 * forward + self._rule_flops()))
         found: Tensor = self._paid["influence"]
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `restore` makes it of: tensors, numbers and texts."""
+        outcome = self.outcome
+        return {
+            "outcome": {
+                "beta": outcome.beta, "loss": outcome.loss, "status": outcome.status.name, "message": outcome.message,
+            },
+            "betas": self.betas,
+            "seeds": self.seeds,
+            "states": [state.state_dict() for state in self.states],
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<Rollout: {len(self.states) - 1} training steps on {len(self.betas)} samples, {self.outcome}>"
 
     def _batches(self) -> list[Samples]:
         if self.samples is None or not self.outcome.ok:
@@ -316,23 +361,26 @@ def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, se
         ledger: Who pays, for this and for what is asked of the rollout.
     """
     try:
-        with ledger.phase("generate"):
+        with problem.work(ledger, "generate"):
             samples = problem.generator(betas, seeds)
+        problem.check(samples, len(betas))
     except RenderError as error:
         outcome = Outcome(beta, None, Status.UNRENDERABLE, str(error))
         return Rollout(outcome, betas, seeds, None, [start], problem, ledger)
     finally:
         ledger.count("samples", len(betas))
-    with ledger.phase("train"):
+    with problem.work(ledger, "train"):
         states = train(problem.learner, problem.rule, start, samples.split(problem.batch_size))
     problem.charge_training(ledger, 1)
-    outcome = problem.outcome(beta, problem.validate(states[-1], ledger))
+    outcome = problem.outcome(beta, problem.validate(states[-1], ledger), samples)
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)
 
 
-def restore(
-    problem: Problem, outcome: Outcome, betas: Tensor, seeds: Tensor, states: list[TrainingState], ledger: Ledger
-) -> Rollout:
-    """A rollout from what a checkpoint holds of it; its samples are made again, free of charge."""
-    samples = problem.generator(betas, seeds) if outcome.ok else None
+def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
+    """A rollout from its `state_dict`; its samples are made again, free of charge."""
+    outcome = Outcome(**kept["outcome"] | {"status": Status[kept["outcome"]["status"]]})
+    betas, seeds = kept["betas"], kept["seeds"]
+    states = [TrainingState(**state) for state in kept["states"]]
+    with torch_threads(problem.threads):
+        samples = problem.generator(betas, seeds) if outcome.ok else None
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 
+class SamplesError(ValueError):
+    """Samples that a task cannot take. The message says whose, which field, and what it should be."""
+
+
 class Samples:
     """B training samples X, everything of them that enters the loss; subclasses are frozen dataclasses of tensors.
 
@@ -61,6 +65,41 @@ class Samples:
         ]
         return torch.stack(products).sum(0)
 
+    def not_finite(self) -> str | None:
+        """The first number that is infinite or NaN, in words; None if there is none."""
+        for name, x in self._pairs():
+            if x.is_floating_point() and not x.isfinite().all():
+                row = int((~_rows(x).isfinite()).any(1).nonzero()[0])
+                return f"{name}[{row}] with values that are infinite or NaN"
+        return None
+
+    def check(self, count: int, device: torch.device, who: str) -> None:
+        """Make sure that this is a record of so many samples on a device.
+
+        Args:
+            count: How many samples there should be.
+            device: Where they should be.
+            who: Who made them, for the message.
+
+        Raises:
+            SamplesError: It is not.
+        """
+        for name, x in self._pairs():
+            if not isinstance(x, Tensor):
+                raise SamplesError(f"{who}: the field {name!r} must be a tensor, not {type(x).__name__}")
+            if not x.dim() or len(x) != count:
+                shape = tuple(x.shape)
+                raise SamplesError(f"{who}: the field {name!r} must be ({count}, ...), a row a sample, not {shape}")
+            if x.device.type != device.type:
+                raise SamplesError(f"{who}: the field {name!r} is on {x.device.type}, but {device.type} is needed")
+
+    def __repr__(self) -> str:
+        fields = (f"{n}={str(x.dtype).removeprefix('torch.')}{tuple(x.shape)}" for n, x in self._pairs())
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+    def _pairs(self) -> list[tuple[str, Tensor]]:
+        return list(zip(self.names, self.tensors, strict=True))
+
     def split(self, size: int) -> list[Self]:
         """The samples in parts of `size`."""
         return [self[start : start + size] for start in range(0, len(self), size)]
@@ -83,7 +122,7 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenseSamples(Samples):
     """Samples whose targets are maps, or numbers, with a mask.
 

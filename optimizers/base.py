@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+import gymnasium
 import torch
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace, RenderError
 
 from .rules import Rule
-from .shrinkage import Shrinkage
+from .shrinkage import Shrinkage, ShrinkageState
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,16 @@ class Optimizer(ABC):
         self.normalized = self._start(initial)
 
     def update(self, env: DataGenEnv) -> None:
-        """Improve beta if it is time, and step. What came of the step is in `env.outcome`."""
-        if env.update % self.period == 0:
-            self.improve(env)
-        self._step(env)
+        """Improve beta if it is time, and step. What came of the step is in `env.outcome`.
+
+        The environment may have Gymnasium's wrappers around it; they are gone round.
+        """
+        if isinstance(env, gymnasium.Wrapper):
+            env = env.unwrapped
+        with env.ledger.phase("optimizer"):
+            if env.update % self.period == 0:
+                self.improve(env)
+            self._step(env)
 
     @abstractmethod
     def improve(self, env: DataGenEnv) -> None:
@@ -194,15 +201,6 @@ class GradientOptimizer(Optimizer):
         self._moves = 0
         self._worked: Tensor | None = None
 
-    def update(self, env: DataGenEnv) -> None:
-        """Improve beta if it is time, and step; after a failed step, go back half way."""
-        super().update(env)
-        assert env.outcome is not None
-        if env.outcome.ok:
-            self._worked = self.normalized.detach().clone()
-        elif self._worked is not None:
-            self.normalized.data = (self.normalized.detach() + self._worked) / 2
-
     def improve(self, env: DataGenEnv) -> None:
         """Estimate dL/dbeta and move along it."""
         try:
@@ -220,13 +218,14 @@ class GradientOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
         own = {"rule": self._torch_rule.state_dict(), "moves": self._moves, "worked": self._worked}
-        return super().state_dict() | own | {"shrinkage": self._known}
+        return super().state_dict() | own | {"shrinkage": None if self._known is None else asdict(self._known)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)
         self._torch_rule.load_state_dict(state["rule"])
-        self._moves, self._worked, self._known = state["moves"], state["worked"], state["shrinkage"]
+        self._moves, self._worked = state["moves"], state["worked"]
+        self._known = None if state["shrinkage"] is None else ShrinkageState(**state["shrinkage"])
 
     def _move(self, rows: Tensor) -> None:
         """beta <- valid(beta - shrinkage * rule(mean of the rows)); the paper's equation 12 and appendix A.2."""
@@ -244,6 +243,15 @@ class GradientOptimizer(Optimizer):
         self._moves += 1
 
     def _step(self, env: DataGenEnv) -> None:
+        """Step, where the estimator wants to; after a failed step, go back half way."""
+        self._propose_and_step(env)
+        assert env.outcome is not None
+        if env.outcome.ok:
+            self._worked = self.normalized.detach().clone()
+        elif self._worked is not None:
+            self.normalized.data = (self.normalized.detach() + self._worked) / 2
+
+    def _propose_and_step(self, env: DataGenEnv) -> None:
         proposal = None
         if (env.update + 1) % self.period == 0:  # only the step before an estimate is looked back on
             proposal = self.estimator.propose(env, self.normalized.detach(), self.random)

@@ -273,7 +273,7 @@ def test_a_saved_environment_goes_on_with_the_same_bits(name: str, rule: Any, tm
     torch.save(env.state_dict(), tmp_path / "state.pt")
     other = make(name, **kwargs)
     other.reset(seed=99)
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=False))
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
     assert torch.equal(env.last.sample_gradient().samples.image, other.last.sample_gradient().samples.image)
     assert torch.equal(env.last.influence(), other.last.influence())
     assert other.outcome.loss == env.outcome.loss
@@ -369,7 +369,7 @@ def test_a_diverging_loss_is_a_status_and_the_weights_are_put_back() -> None:
     assert outcome.status is Status.DIVERGED
     assert outcome.loss is None
     observation, reward, terminated, _, info = env.step(env.space.initial)
-    assert np.isnan(reward)
+    assert reward == -env.task.max_loss  # a number: agents' arithmetic goes on
     assert terminated
     assert info["status"] == "DIVERGED"
     assert "loss" not in info

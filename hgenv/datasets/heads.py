@@ -82,6 +82,9 @@ class Heads:
     def __len__(self) -> int:
         return len(self.head)
 
+    def __repr__(self) -> str:
+        return f"<Heads: {self.label}, {len(self)} renders of {', '.join(self.names)}>"
+
     def to(self, device: torch.device | str) -> Heads:
         """The same renders on another device."""
         return replace(self, samples=self.samples.to(device), head=self.head.to(device))

@@ -30,6 +30,7 @@ from ..samples import DenseSamples
 from .folder import DataError
 
 EXPOSURE_PERCENTILE = 99.0
+LENGTH_TOLERANCE = 0.02  # of normals
 
 Window = tuple[float, float, float]
 
@@ -51,6 +52,10 @@ class NativePhoto:
     object: NDArray[np.bool_]
     normal: NDArray[np.floating]
     valid: NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        height, width = self.intensity.shape
+        return f"<NativePhoto {self.name!r}: {height} x {width}, {int(self.valid.sum())} valid pixels>"
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,9 @@ class Photos:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        return f"<Photos: {self.label}, {len(self)} of {self.samples.image.shape[-1]} px>"
+
     def to(self, device: torch.device | str) -> Photos:
         """The same photos on another device."""
         native = tuple(replace(t, normal=t.normal.to(device), mask=t.mask.to(device)) for t in self.native)
@@ -115,7 +123,8 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
 
     Raises:
         ValueError: `size` is not a positive integer.
-        DataError: A photo has no object, no valid pixel (at native resolution or after resampling) or is black.
+        DataError: A photo's parts do not fit each other, or its numbers make no sense; it has no object, no valid pixel
+            (at native resolution or after resampling), is black, or has the name of another.
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive number of pixels, not {size!r}")
@@ -123,8 +132,7 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
     seen: list[list[NDArray]] = []  # image, normal, mask of each
     for photo in photos:
         where = f"{label}, photo {photo.name!r}"
-        if not photo.object.any():
-            raise DataError(f"{where}: the object's mask is empty; replace the photo's mask file by an intact one")
+        _check(photo, where)
         bright = float(np.percentile(photo.intensity[photo.object], EXPOSURE_PERCENTILE))
         if not bright > 0:
             raise DataError(
@@ -143,8 +151,41 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
         native.append(NativeTruth(_float32(truth), torch.from_numpy(photo.valid.copy()), window))
     if not names:
         raise DataError(f"{label}: there are no photos")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{label}: several photos have the name {twice[0]!r}; each needs its own, its metrics go by it")
     samples = DenseSamples(*(_float32(np.stack(parts)) for parts in zip(*seen, strict=True)))
     return Photos(samples, tuple(names), tuple(native), label)
+
+
+def _check(photo: NativePhoto, where: str) -> None:
+    """Make sure that a photo's parts fit each other, and that its numbers make sense.
+
+    Raises:
+        DataError: They do not; the message says which.
+    """
+    shape = photo.intensity.shape
+    if len(shape) != 2:
+        raise DataError(f"{where}: intensity must be (h, w), not {shape}; take the mean of the colours")
+    for part, expected in (("object", shape), ("normal", (3, *shape)), ("valid", shape)):
+        found = getattr(photo, part)
+        if found.shape != expected:
+            raise DataError(f"{where}: {part} must be {expected} beside this intensity, not {found.shape}")
+        if part != "normal" and found.dtype != np.bool_:
+            raise DataError(f"{where}: {part} must be bool, not {found.dtype}; compare it with a threshold")
+    if not photo.object.any():
+        raise DataError(f"{where}: the object's mask is empty; replace the photo's mask file by an intact one")
+    if (outside := photo.valid & ~photo.object).any():
+        raise DataError(f"{where}: {int(outside.sum())} valid pixels are outside the object; use valid & object")
+    seen = photo.intensity[photo.object]
+    if not np.isfinite(seen).all() or (seen < 0).any():
+        raise DataError(f"{where}: intensity must be finite and not negative within the object")
+    lengths = np.linalg.norm(photo.normal[:, photo.valid], axis=0)
+    wrong = ~(np.abs(lengths - 1) < LENGTH_TOLERANCE)  # so is NaN
+    if wrong.any():
+        raise DataError(
+            f"{where}: normals must have length 1 where valid; {int(wrong.sum())} do not, such as "
+            f"{lengths[wrong][0]:.3g}; normalize them, or mark fewer as valid"
+        )
 
 
 def _resample(photo: NativePhoto, intensity: NDArray, window: Window, size: int) -> list[NDArray]:

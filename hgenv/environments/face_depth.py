@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ..datasets import load_heads, load_model
+from ..datasets.heads import Heads
 from ..decision import DecisionSpace
 from ..env import DataGenEnv, Options
 from ..generators.faces import FaceGenerator, face_blocks
@@ -58,7 +59,7 @@ class FaceDepthEnv(DataGenEnv):
     | --- | --- | --- |
     | model | "standin" (made by code), "ict" (USC ICT-FaceKit) or "bfm" (Basel Face Model) | "standin" |
     | model_path | its folder (ict) or `BFM.mat` (bfm); None: where it lies in the data folder | None |
-    | data | held-out faces: "standin", "scans" or "basel"; renders, not photos (`hgenv.datasets.heads`) | "standin" |
+    | data | held-out faces: "standin", "scans" or "basel" (`hgenv.datasets.heads`), or a pair of your own | "standin" |
     | data_folder | the folder that contains `faces/` (scans), or of the Basel scans; None: HGENV_DATA | None |
     | shadows | whether faces shade themselves | True |
     | generator | what beta configures; None: `FaceGenerator` of the model, at the network's size | None |
@@ -66,7 +67,10 @@ class FaceDepthEnv(DataGenEnv):
     | rule | how the network is trained | `SGD(0.02, 0.9, decay_steps=100)` |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
-    | device, prober, render_mode | see `DataGenEnv` | |
+    | device, threads, prober, render_mode | see `DataGenEnv` | |
+
+    Heads of your own are a pair, to validate and to test on, that `hgenv.datasets.heads.render` made at the network's
+    size. All are renders, not photos.
 
     ## Version history
 
@@ -78,7 +82,7 @@ class FaceDepthEnv(DataGenEnv):
         *,
         model: str = "standin",
         model_path: str | Path | None = None,
-        data: str = "standin",
+        data: str | tuple[Heads, Heads] = "standin",
         data_folder: str | Path | None = None,
         shadows: bool = True,
         generator: Generator | None = None,
@@ -86,7 +90,8 @@ class FaceDepthEnv(DataGenEnv):
         rule: Rule = SGD(0.02, momentum=0.9, decay_steps=100),
         **options: Unpack[Options],
     ) -> None:
-        validation, test = load_heads(data, data_folder, network.size)
+        validation, test = load_heads(data, data_folder, network.size) if isinstance(data, str) else data
+        network.check(validation, test)
         if generator is None:
             faces = load_model(model, model_path, data_folder)
             generator = FaceGenerator(faces, size=network.size, shadows=shadows)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ..datasets import load_photos
+from ..datasets.photos import Photos
 from ..env import DataGenEnv, Options
 from ..generators.shapes import ShapeGenerator
 from ..learning.dense import DenseLearner, Network
@@ -48,7 +49,7 @@ class ShapeNormalsEnv(DataGenEnv):
 
     | argument | meaning | default |
     | --- | --- | --- |
-    | data | "standin" (made by code) or "mbii" (MIT-Berkeley Intrinsic Images) | "standin" |
+    | data | "standin" (made by code), "mbii" (MIT-Berkeley Intrinsic Images), or a pair of your own | "standin" |
     | data_folder | the folder that contains `mbii/`; None: the environment variable HGENV_DATA | None |
     | input | MBII photos: "diffuse", "shading" (no texture) or "original" | "diffuse" |
     | generator | what beta configures, with images of the network's size; None: `ShapeGenerator` at that size | None |
@@ -56,7 +57,9 @@ class ShapeNormalsEnv(DataGenEnv):
     | rule | how the network is trained | `SGD(0.05, 0.9, decay_steps=100)` |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
-    | device, prober, render_mode | see `DataGenEnv` | |
+    | device, threads, prober, render_mode | see `DataGenEnv` | |
+
+    Photos of your own are a pair, to validate and to test on, that `hgenv.datasets.prepare` made at the network's size.
 
     ## Version history
 
@@ -68,7 +71,7 @@ class ShapeNormalsEnv(DataGenEnv):
     def __init__(
         self,
         *,
-        data: str = "standin",
+        data: str | tuple[Photos, Photos] = "standin",
         data_folder: str | Path | None = None,
         input: str = "diffuse",
         generator: Generator | None = None,
@@ -76,7 +79,8 @@ class ShapeNormalsEnv(DataGenEnv):
         rule: Rule = SGD(0.05, momentum=0.9, decay_steps=100),
         **options: Unpack[Options],
     ) -> None:
-        validation, test = load_photos(data, data_folder, input, network.size)
+        validation, test = load_photos(data, data_folder, input, network.size) if isinstance(data, str) else data
+        network.check(validation, test)
         super().__init__(
             generator or ShapeGenerator(AnalyticRenderer(network.size), lit=self.lit),
             DenseLearner(NormalsTask(), network),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from ..jit import njit
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _30, _27, _31, _11 = (np.uint64(x) for x in (30, 27, 31, 11))
@@ -22,14 +23,14 @@ def uniforms(seeds: Tensor, count: int) -> Tensor:
     return numbers.T
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mix(x):
     x = (x ^ (x >> _30)) * _MIX_1
     x = (x ^ (x >> _27)) * _MIX_2
     return x ^ (x >> _31)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _fill(seeds, numbers):
     starts = np.empty_like(seeds)
     for i in range(len(seeds)):
@@ -47,7 +48,7 @@ def deform(mean: Tensor, modes: Tensor, coefficients: Tensor) -> Tensor:
     return result
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(error_model="numpy")
 def _add(modes, coefficients, result):
     count, size = modes.shape
     for start in range(0, size, _BLOCK):

@@ -13,6 +13,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from hgenv.problem import Data
+from hgenv.samples import SamplesError
 from hgenv.tasks.dense import DenseTask
 
 from .hourglass import PRESETS, StackedHourglass, Units
@@ -46,6 +48,19 @@ class Network:
             raise ValueError(f"units are 'smooth' or 'relu', not {self.units!r}")
         if not isinstance(self.size, int) or self.size < 1:
             raise ValueError(f"size must be a positive number of pixels, not {self.size!r}")
+
+    def check(self, *data: Data) -> None:
+        """Make sure that the images of some data have the network's size.
+
+        Raises:
+            SamplesError: They do not.
+        """
+        for part in data:
+            edge = part.samples.tensors[0].shape[-1]
+            if edge != self.size:
+                raise SamplesError(
+                    f"{part.label}: the images have {edge} px and the network {self.size}; make them of one size"
+                )
 
 
 class DenseLearner:

@@ -50,8 +50,17 @@ def training_loss(learner: Learner, weights: Weights, samples: Samples, sample_w
         weights: The network's.
         samples: B of them.
         sample_weights: How much each counts, (B,); None for 1.
+
+    Raises:
+        ValueError: The task does not give a number for each sample.
     """
     losses, sizes = learner.task.training_loss(learner.output(weights, samples), samples), learner.task.sizes(samples)
+    for name, values in (("training_loss", losses), ("sizes", sizes)):
+        if values.shape != (len(samples),):
+            raise ValueError(
+                f"{type(learner.task).__name__}.{name} must give ({len(samples)},), a number for each sample, not "
+                f"{tuple(values.shape)}"
+            )
     if sample_weights is not None:
         losses, sizes = sample_weights * losses, sample_weights * sizes
     # Samples of nothing have loss zero: together they cannot hold less than one pixel otherwise.
@@ -59,5 +68,12 @@ def training_loss(learner: Learner, weights: Weights, samples: Samples, sample_w
 
 
 def validation_loss(learner: Learner, weights: Weights, data: Any) -> Tensor:
-    """L, a scalar."""
-    return learner.task.validation_loss(learner.output(weights, data.samples), data)
+    """L, a scalar.
+
+    Raises:
+        ValueError: It is none.
+    """
+    loss = learner.task.validation_loss(learner.output(weights, data.samples), data)
+    if loss.dim():
+        raise ValueError(f"{type(learner.task).__name__}.validation_loss must be a scalar, not {tuple(loss.shape)}")
+    return loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,14 @@ class TrainingState:
         weights = {name: next(given) for name in self.weights}
         slots = {slot: {name: next(given) for name in part} for slot, part in self.slots.items()}
         return TrainingState(weights, slots, self.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `TrainingState(**...)` takes: dictionaries of tensors, and a number."""
+        return {"weights": self.weights, "slots": self.slots, "step": self.step}
+
+    def __repr__(self) -> str:
+        count = sum(w.numel() for w in self.weights.values())
+        return f"<TrainingState: {count} weights, slots {', '.join(self.slots) or 'none'}, step {self.step}>"
 
     def leaves(self) -> TrainingState:
         """The same numbers as new leaves of a graph."""

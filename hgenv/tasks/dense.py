@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hgenv.samples import DenseSamples
+from hgenv.samples import DenseSamples, SamplesError
 
 from .task import Picture, Task
 
@@ -46,6 +46,25 @@ class DenseTask(Task):
         """How wrong every pixel is, (B, S, S), 1 being what gets the last colour of an error map."""
 
     error_note: str
+
+    def check(self, samples: Any, who: str) -> None:
+        """Make sure that these are square images, maps and masks of one size.
+
+        Raises:
+            SamplesError: They are not.
+        """
+        if not isinstance(samples, DenseSamples):
+            raise SamplesError(
+                f"{who}: {type(self).__name__} needs DenseSamples (image, target, mask), not {type(samples).__name__}"
+            )
+        size = samples.image.shape[-1] if samples.image.dim() else 0
+        channels = {"image": self.inputs, "target": self.outputs, "mask": 1}
+        for name, x in zip(samples.names, samples.tensors, strict=True):
+            shape = (len(samples), channels[name], size, size)
+            if x.shape != shape:
+                raise SamplesError(f"{who}: the field {name!r} must be {shape}, not {tuple(x.shape)}")
+            if not x.is_floating_point():
+                raise SamplesError(f"{who}: the field {name!r} must be floating-point, not {x.dtype}")
 
     def training_loss(self, output: Any, samples: DenseSamples) -> Tensor:
         """Sum over the mask's pixels of each sample of the loss, the mean of all maps."""

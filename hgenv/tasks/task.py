@@ -56,6 +56,18 @@ class Task(ABC):
     metrics: tuple[Metric, ...]
     max_loss: float
 
+    def check(self, samples: Any, who: str) -> None:
+        """Make sure that these are samples of this task; whatever is a record of tensors will do by default.
+
+        Args:
+            samples: As many as there are.
+            who: Where they are from, for the message.
+
+        Raises:
+            SamplesError: They are not; the message names the field and says what it should be.
+        """
+        return  # not abstract: a task need not
+
     @abstractmethod
     def training_loss(self, output: Any, samples: Any) -> Tensor:
         """Loss of each sample, (B,), twice differentiable almost everywhere in both arguments.

@@ -239,7 +239,7 @@ class _ShiftedGenerator:
 
 
 def _same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    a, b = first["state"].weights, second["state"].weights
+    a, b = first["state"]["weights"], second["state"]["weights"]
     return first["update"] == second["update"] and all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..learning.learner import Learner, training_loss, validation_loss
+from ..learning.learner import Learner, training_loss
 from ..learning.rules import SGD, Weights
 from ..learning.unroll import train, train_together
 from ..samples import Samples
@@ -146,7 +146,8 @@ class LearnerConformance:
         """L is a finite number, at most the task's maximum, and can be differentiated by the weights."""
         learner = self.make()
         weights = {name: w.requires_grad_() for name, w in learner.initial_weights(0).items()}
-        loss = validation_loss(learner, weights, self.data())
+        data = self.data()
+        loss = learner.task.validation_loss(learner.output(weights, data.samples), data)
         assert loss.shape == (), f"validation_loss has shape {tuple(loss.shape)}; a scalar is needed"
         gradient = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         assert loss.isfinite(), f"validation_loss is {float(loss.detach())}"

@@ -19,7 +19,7 @@ def through_file(value: Any) -> Any:
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)
-    return torch.load(file, weights_only=False)
+    return torch.load(file)
 
 
 def same_samples(first: Samples, second: Samples) -> bool:

@@ -127,7 +127,14 @@ def test_a_ball_looks_as_the_renderers_would_show_it():
     [
         (lambda p: replace(p, object=p.object & False), "mask is empty"),
         (lambda p: replace(p, intensity=p.intensity * 0), "black"),
-        (lambda p: replace(p, intensity=p.intensity * np.nan), "black"),
+        (lambda p: replace(p, intensity=p.intensity * np.nan), "finite"),
+        (lambda p: replace(p, intensity=-p.intensity), "not negative"),
+        (lambda p: replace(p, intensity=np.stack([p.intensity] * 3)), "take the mean of the colours"),
+        (lambda p: replace(p, normal=p.normal[:, 1:]), r"normal must be \(3, 60, 80\)"),
+        (lambda p: replace(p, normal=2 * p.normal), "length 1 where valid; 1350 do not, such as 2"),
+        (lambda p: replace(p, normal=p.normal * np.nan), "such as nan"),
+        (lambda p: replace(p, object=p.object.astype(float)), "object must be bool, not float64"),
+        (lambda p: replace(p, valid=~p.valid), "outside the object"),
         (lambda p: replace(p, valid=p.valid & False), "known normal"),
     ],
 )
@@ -152,3 +159,14 @@ def test_moving_keeps_the_photos():
     elsewhere = photos.to("meta")
     tensors = (*elsewhere.samples.tensors, elsewhere.native[0].normal, elsewhere.native[0].mask)
     assert {t.device.type for t in tensors} == {"meta"}
+
+
+def test_photos_of_one_name_are_refused():
+    with pytest.raises(DataError, match="several photos have the name 'thing'"):
+        prepare([flat_photo(), flat_photo(seed=1)], 32, "attic")
+
+
+def test_photos_are_shown_in_a_line():
+    photos = prepare([flat_photo()], 32, "attic")
+    assert repr(photos) == "<Photos: attic, 1 of 32 px>"
+    assert repr(flat_photo()) == "<NativePhoto 'thing': 60 x 80, 1350 valid pixels>"

@@ -9,7 +9,7 @@ import torch
 from hgenv.optimizers import Evolution
 from torch import Tensor
 
-from hgenv import DecisionSpace, Outcome, Status, block
+from hgenv import DecisionSpace, Ledger, Outcome, Status, block
 
 from .tools import probes, quadratic
 
@@ -22,7 +22,7 @@ class Scored:
     task = SimpleNamespace(max_loss=50.0)
 
     def __init__(self, score: Score) -> None:
-        self.score, self.update = score, 0
+        self.score, self.update, self.ledger = score, 0, Ledger()
         self.probed: list[Tensor] = []
         self.stepped: list[Tensor] = []
 

@@ -116,7 +116,7 @@ def test_what_it_knows_outlasts_saving(memory: float) -> None:
         resumed.update(env)
         assert torch.equal(resumed.normalized.detach(), expected)
     forgetful = new()
-    forgetful.load_state_dict(saved | {"shrinkage": Shrinkage(memory).start(4)})
+    forgetful.load_state_dict(saved | {"shrinkage": asdict(Shrinkage(memory).start(4))})
     estimator.rows = noise[4]
     forgetful.update(env)
     assert torch.equal(forgetful.normalized.detach(), path[4]) == (memory == 0)

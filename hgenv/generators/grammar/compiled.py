@@ -13,15 +13,15 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from ...jit import njit
 from ...rendering.csg.scene import CONE, CUBE, DIFFERENCE, EMPTY, SPHERE, TETRAHEDRON, UNION
 from ...rendering.framing import FIT
 from ..random import normals
 from .layout import NUMBERS_PER_NODE, Shape, shape_blocks
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = njit(error_model="numpy")
 _NAMES = [b.name for b in shape_blocks()]
 # As an argument: numba's cache does not see constants of another file change.
 _CODES = (SPHERE, CUBE, CONE, TETRAHEDRON, EMPTY, UNION, DIFFERENCE)

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ...jit import njit
 from ...problem import RenderError
 from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SHADOW_OFFSET, SPHERE, TETRAHEDRON_CORNERS, Frame, Scene
 
@@ -76,9 +77,9 @@ _LOG2 = tuple(np.float32(2 / math.log(2) / (2 * n + 1)) for n in range(5))
 _CORNERS = np.array(TETRAHEDRON_CORNERS)
 _OFFSET = np.float32(SHADOW_OFFSET)
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = njit(error_model="numpy")
 # Minima and maxima do not depend on the order; without these two flags they are not vectorized.
-_compiled_extremum = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+_compiled_extremum = njit(error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -> Frame:

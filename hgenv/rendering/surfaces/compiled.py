@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from ...jit import njit
 from .fragments import SCATTER, SHADOW_LIFT, SHADOW_TEXELS, Fragments, light_axes
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = njit(error_model="numpy")
 
 
 def render(

@@ -1,0 +1,77 @@
+"""What takes long is announced, and what need not be done twice is kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+logger = logging.getLogger("hgenv")
+
+FOLDER = "HGENV_CACHE"  # the environment variable that names the folder of what is kept; empty: nothing is
+PATIENCE = 2.0  # seconds
+
+Arrays = Mapping[str, NDArray]
+
+
+@contextmanager
+def patience(what: str) -> Iterator[None]:
+    """Log what is going on, if it takes more than `PATIENCE`."""
+    timer = threading.Timer(PATIENCE, logger.warning, ["%s", what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def kept(name: str, sources: Sequence[str], make: Callable[[], Arrays]) -> Arrays:
+    """What `make` gives, from disk if an earlier process made it with the same code, libraries and kind of machine.
+
+    A folder that cannot be written, or a damaged file, only means that it is made again.
+
+    Args:
+        name: The file's, without ending.
+        sources: The Python files that decide what is made.
+        make: Makes it; arrays by name.
+    """
+    folder = _folder()
+    if folder is None:
+        return make()
+    digest = hashlib.sha256(f"{np.__version__} {torch.__version__} {platform.platform()}".encode())
+    for source in sources:
+        digest.update(Path(source).read_bytes())
+    path = folder / f"{name}-{digest.hexdigest()[:16]}.npz"
+    damaged = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
+    with suppress(*damaged), path.open("rb") as raw, np.load(raw) as file:
+        return {key: file[key] for key in file.files}
+    made = make()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all, whoever else writes it at the same time.
+        with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+            np.savez(file, **dict[str, Any](made))
+        os.replace(file.name, path)
+    return made
+
+
+def _folder() -> Path | None:
+    named = os.environ.get(FOLDER)
+    if named is not None:
+        return Path(named) if named else None
+    with suppress(RuntimeError):  # nobody's home
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hgenv"
+    return None
