@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hgenv.optimizers import Antithetic, Credit, Estimator, Hybrid
-from hgenv.optimizers.directions import KINDS
 from rich.progress import track
 from torch import Tensor
 
 from hgenv import DataGenEnv, Generator, Outcome
+from hgenv.optimizers import Antithetic, Credit, Estimator, Hybrid
+from hgenv.optimizers.directions import KINDS
 
 from . import records
 from .config import compose, make_environment

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from hgenv.optimizers import Optimizer
 
 from hgenv.env import DataGenEnv
+from hgenv.optimizers import Optimizer
 
 from . import records
 from .records import CHECKPOINT, ROWS, RecordError, Row

@@ -17,7 +17,6 @@ from typing import Any
 import gymnasium
 import hydra
 from gymnasium.envs.registration import load_env_creator
-from hgenv.optimizers import Optimizer
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +26,7 @@ from hgenv.accounting import Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
+from hgenv.optimizers import Optimizer
 from hgenv.probing import WorkerError
 from hgenv.problem import RenderError
 

@@ -8,12 +8,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from hgenv.optimizers import REGISTRY
 
 from hgenv import DataError, DataGenEnv, Network
 from hgenv.datasets import standin_faces
 from hgenv.environments.face_depth import FaceDepthEnv
 from hgenv.generators.faces import FaceGenerator
+from hgenv.optimizers import REGISTRY
 
 DATA = Path(os.environ.get("HGENV_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from hgenv.optimizers import REGISTRY
 
 from hgenv import Batched, DataGenEnv, Network, SampleData, Serial
 from hgenv.datasets.standin_faces import model as face_model
@@ -16,6 +15,7 @@ from hgenv.generators.grammar import compiled, numbers_needed, reference
 from hgenv.generators.random import uniforms
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.learning import SGD, Adam, DenseLearner, Rule, sample_gradient, train
+from hgenv.optimizers import REGISTRY
 from hgenv.rendering.csg.analytic import AnalyticRenderer
 from hgenv.rendering.csg.scene import EMPTY
 from hgenv.tasks.normals import NormalsTask

@@ -7,11 +7,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from hgenv.optimizers import Fixed, credit_gradient
 
 from hgenv import DataGenEnv, DecisionError, DenseSamples, Network, SamplesError
 from hgenv.datasets.photos import Photos, prepare
 from hgenv.environments.shape_normals import ShapeNormalsEnv
+from hgenv.optimizers import Fixed, credit_gradient
 
 from .datasets.test_photos import flat_photo
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hgenv.benchmarks.compare import expand
 from hgenv.benchmarks.config import compose
 

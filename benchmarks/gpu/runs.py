@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hgenv.optimizers import REGISTRY
-
 from hgenv.accounting import Budget
 from hgenv.learning import Network
+from hgenv.optimizers import REGISTRY
 
 from .photos import Pair
 from .problem import make

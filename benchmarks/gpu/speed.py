@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from hgenv.optimizers import REGISTRY, Optimizer
 
 from hgenv.env import DataGenEnv
 from hgenv.generators import ShapeGenerator
 from hgenv.learning import Network, influence, sample_gradient, sample_gradient_without_curvature, train
 from hgenv.learning.rules import TrainingState
+from hgenv.optimizers import REGISTRY, Optimizer
 from hgenv.probing import Batched, Prober, Serial
 from hgenv.rendering.csg import AnalyticRenderer
 

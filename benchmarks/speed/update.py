@@ -16,11 +16,11 @@ from contextlib import contextmanager
 
 import gymnasium
 import torch
-from hgenv.optimizers import REGISTRY
 
 from hgenv.accounting import OFF_CLOCK, PHASES, Ledger
 from hgenv.env import DataGenEnv
 from hgenv.memory import keep_memory
+from hgenv.optimizers import REGISTRY
 
 from .clocks import gpu, name_of
 

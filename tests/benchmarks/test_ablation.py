@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hgenv.benchmarks import ablation
 from hgenv.benchmarks.config import compose, make_environment
 from hgenv.benchmarks.studies import read_estimates
-
 from hgenv.generators import ShapeGenerator
 
 

@@ -1,8 +1,9 @@
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from hgenv.benchmarks import pictures, records
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.run import run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .tools import quadratic
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hgenv.benchmarks.command import COMMANDS, choices, main
 
 import hgenv
+from hgenv.benchmarks.command import COMMANDS, choices, main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.utils import instantiate
+
+from hgenv import DecisionSpace, block, optimizers
 from hgenv.benchmarks import config, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.run import run
-from hydra.utils import instantiate
-
-from hgenv import DecisionSpace, block, optimizers
 
 from .tools import REPOSITORY, quadratic
 

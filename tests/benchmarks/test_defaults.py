@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import pytest
+
 from hgenv.benchmarks.defaults import (
     MISSING,
     SettingError,

@@ -9,13 +9,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from hgenv.benchmarks.gpu import __main__ as script
-from hgenv.benchmarks.gpu import clock, photos, problem, runs, sitting, speed, tables
-from hgenv.optimizers import REGISTRY
 
 from hgenv import DataError, Network
 from hgenv.accounting import Budget
+from hgenv.benchmarks.gpu import __main__ as script
+from hgenv.benchmarks.gpu import clock, photos, problem, runs, sitting, speed, tables
 from hgenv.datasets.photos import NativePhoto, Photos, prepare
+from hgenv.optimizers import REGISTRY
 
 SIZE = 16
 

@@ -1,10 +1,10 @@
 import gymnasium
 import numpy as np
 import pytest
-from hgenv.benchmarks import pictures
 from PIL import Image
 
 import hgenv  # noqa: F401 - registers the environments
+from hgenv.benchmarks import pictures
 from hgenv.learning import Network
 from hgenv.tasks import Picture
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.stats import t as student
+
 from hgenv.benchmarks import pictures, records
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.records import RecordError
@@ -14,9 +17,6 @@ from hgenv.benchmarks.report.__main__ import main
 from hgenv.benchmarks.report.pages import section
 from hgenv.benchmarks.report.style import OTHERS, STYLES, ordered, styles
 from hgenv.benchmarks.run import run
-from PIL import Image
-from scipy.stats import t as student
-
 from hgenv.tasks import Picture
 
 from .raw import change_rows, make_run

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hgenv import BudgetError
 from hgenv.benchmarks import records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.run import run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from hgenv import BudgetError
 
 from .tools import REPOSITORY, quadratic
 

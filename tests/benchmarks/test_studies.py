@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from hgenv.benchmarks import config, records, studies
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report.pages import section

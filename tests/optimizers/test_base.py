@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hgenv.optimizers import REGISTRY, SGD, Fixed, GradientOptimizer, Hybrid, Optimizer, Proposal, RMSprop, Shrinkage
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionError, RenderError
+from hgenv.optimizers import REGISTRY, SGD, Fixed, GradientOptimizer, Hybrid, Optimizer, Proposal, RMSprop, Shrinkage
 
 from .tools import Breaking, Given, center, mixture, probes, quadratic
 

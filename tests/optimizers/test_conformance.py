@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from hgenv import DataGenEnv, DecisionError, DecisionSpace
 from hgenv.optimizers import (
     REGISTRY,
     SGD,
@@ -21,9 +24,6 @@ from hgenv.optimizers import (
     augmented_random_search,
     credit_gradient,
 )
-from torch import Tensor
-
-from hgenv import DataGenEnv, DecisionError, DecisionSpace
 from hgenv.testing import OptimizerConformance
 
 from .tools import center, draws, losses, mixture, quadratic

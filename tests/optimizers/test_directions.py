@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from hgenv.optimizers.directions import check_kind, coordinate, gaussian
 
 from .tools import draws

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hgenv.optimizers import Evolution
 from torch import Tensor
 
 from hgenv import DecisionSpace, Ledger, Outcome, Status, block
+from hgenv.optimizers import Evolution
 
 from .tools import probes, quadratic
 

@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
+from hgenv import DataGenEnv
 from hgenv.optimizers import (
     SGD,
     Antithetic,
@@ -12,9 +15,6 @@ from hgenv.optimizers import (
     basic_random_search_paper,
     hybrid_gradient_paper,
 )
-from torch import Tensor
-
-from hgenv import DataGenEnv
 
 from .tools import center, draws, losses, quadratic
 

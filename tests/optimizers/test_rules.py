@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hgenv.optimizers import SGD, Adam, GradientOptimizer, RMSprop, Rule
 from torch import Tensor
+
+from hgenv.optimizers import SGD, Adam, GradientOptimizer, RMSprop, Rule
 
 from .tools import Given, center, quadratic
 

@@ -1,5 +1,8 @@
+from dataclasses import asdict
+
 import pytest
 import torch
+
 from hgenv.optimizers import SGD, GradientOptimizer, Shrinkage
 
 from .tools import Given, center, draws, quadratic

@@ -7,13 +7,13 @@ from typing import Any
 
 import gymnasium
 import torch
-from hgenv.optimizers import Estimator, Proposal
 from torch import Tensor
 
 import hgenv
 from hgenv import DataGenEnv, DecisionSpace, DenseSamples, Outcome, RenderError, Samples, block
 from hgenv.generators.random import normals, uniforms
 from hgenv.learning.quadratic import QuadraticLearner
+from hgenv.optimizers import Estimator, Proposal
 from hgenv.tasks.quadratic import point_data
 
 

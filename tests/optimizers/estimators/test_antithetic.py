@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hgenv.optimizers import SGD, Antithetic, GradientOptimizer, RMSprop, Rule
 from torch import Tensor
 
 from hgenv import DataGenEnv, Outcome, Status
+from hgenv.optimizers import SGD, Antithetic, GradientOptimizer, RMSprop, Rule
 
 from ..tools import center, draws, gradient, losses, probes, quadratic
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hgenv.optimizers import SGD, Credit, GradientOptimizer
 from torch import Tensor
 
 from hgenv import DataGenEnv
+from hgenv.optimizers import SGD, Credit, GradientOptimizer
 
 from ..tools import center, draws, quadratic
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from hgenv.optimizers import Hybrid
 from torch import Tensor
 
 from hgenv import SGD, DataGenEnv, RenderError
+from hgenv.optimizers import Hybrid
 
 from ..tools import Breaking, center, draws, gradient, losses, quadratic
 
