@@ -46,8 +46,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any], list[Row]]
         rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
         return None
     try:
-        # Our own file, and it holds dataclasses: only such a file is safe to unpickle.
-        kept = torch.load(path, map_location=device, weights_only=False)
+        kept = torch.load(path, map_location=device)
         kept["env"], kept["optimizer"], kept["rows"], kept["bytes"]
     except Exception as error:  # damaged pickles raise anything
         raise RecordError(

@@ -5,6 +5,7 @@ Knows spaces, seeds, weights and the ledger; the line from beta to L is `rollout
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from .device import choose_device
 from .generators.random import hash_integers
 from .learning.learner import Learner
 from .learning.rules import Rule, TrainingState
+from .patience import patience
 from .probing import Batched, Prober, Serial
 from .problem import Data, Generator, Outcome
 from .rollout import Problem, Rollout, restore, roll
@@ -122,6 +124,7 @@ class DataGenEnv(gym.Env):
         self.update = 0
         self.last: Rollout | None = None
         self._state: TrainingState | None = None
+        self._rolled = False
 
     # What the problem is made of.
 
@@ -264,7 +267,8 @@ class DataGenEnv(gym.Env):
             seeds = self.sample_seeds(n)
         elif seeds.shape != (n,):
             raise ValueError(f"seeds must be ({n},), one for each sample of a step, not {tuple(seeds.shape)}")
-        rolled = roll(self.problem, start or self.state, beta, rows, seeds.to(self.device), self.ledger)
+        with self._first_patience():
+            rolled = roll(self.problem, start or self.state, beta, rows, seeds.to(self.device), self.ledger)
         if keep:
             self.last = rolled
             self.update += 1
@@ -353,6 +357,13 @@ class DataGenEnv(gym.Env):
     def _score(self, data: Data) -> dict[str, float]:
         with self.problem.work(self.ledger, "score"), torch.no_grad():
             return self.task.score(self.learner.output(self.state.weights, data.samples), data)
+
+    def _first_patience(self) -> AbstractContextManager[None]:
+        """Tells why the first rollout may take long."""
+        if self._rolled:
+            return nullcontext()
+        self._rolled = True
+        return patience("the first step compiles what renders the samples, once for each installation")
 
     def _valid(self, beta: ArrayLike | Tensor) -> Tensor:
         return self.space.project(self.space.check(beta))

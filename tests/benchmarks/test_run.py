@@ -131,7 +131,7 @@ def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     thread.join()
     written = len(records.read(rows.parent).rows)
     assert written < 151
-    assert torch.load(rows.parent / "checkpoint.pt", weights_only=False)["rows"] == written
+    assert torch.load(rows.parent / "checkpoint.pt")["rows"] == written
     folder = run(settings)
     unbroken = run(quadratic(tmp_path / "unbroken", "optimizer=basic_random_search", updates=150))
     assert without_clocks(folder) == without_clocks(unbroken)
