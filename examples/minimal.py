@@ -13,6 +13,7 @@ At the end the ledger says what was spent. The script takes about 20 seconds. Ha
 import math
 
 import gymnasium
+
 import hgenv  # noqa: F401 - registers the environments
 
 env = gymnasium.make("hgenv/ShapeNormals-v0", batch_size=16)

@@ -9,9 +9,10 @@ You see the loss fall from generation to generation. At the end the ledger says 
 """
 
 import gymnasium
-import hgenv  # noqa: F401 - registers the environments
 import nevergrad
 import torch
+
+import hgenv  # noqa: F401 - registers the environments
 
 POPULATION, GENERATIONS = 8, 10
 

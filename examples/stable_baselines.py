@@ -11,10 +11,11 @@ gradient reaches when it starts anew in each episode. It may ask for the gradien
 """
 
 import gymnasium
-import hgenv  # noqa: F401 - registers the environments
 from hgenv.optimizers import hybrid_gradient
 from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import Monitor
+
+import hgenv  # noqa: F401 - registers the environments
 
 STEPS, LENGTH = 400, 20
 
