@@ -37,14 +37,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = "docs/"
 # Files outside docs/ that are on the site, at the same paths.
 ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/**/*.md", "benchmarks/results/**/figures/*")
-FACES = ("hgenv", *(f"hgenv.{p}" for p in "generators learning tasks rendering datasets testing optimizers".split()))
-
 
 # --- What mkdocs calls -----------------------------------------------------------------------------------------------
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Show the documentation of classes where its reader looks: all packages in one folder, as they are installed."""
+def lay_out() -> None:
+    """Put all packages into one folder, as they are installed: the reference is read from there."""
     package = ROOT / "build" / "docs" / "hgenv"
     package.mkdir(parents=True, exist_ok=True)
     for old in package.iterdir():
@@ -52,7 +50,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for part in [*(ROOT / "hgenv").iterdir(), ROOT / "optimizers"]:
         if part.name != "__pycache__":
             (package / part.name).symlink_to(part)
-    return config
+
+
+lay_out()  # mkdocstrings looks for the folder before the first event
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -125,9 +125,7 @@ def environments() -> str:
         metric = env.task.metrics[0]
         said = inspect.cleandoc(type(env).__doc__).split("\n\n")[0].replace("\n", " ")
         chosen = [f"`env={key}`" for key in choices("env") if _settings("env", key)["id"] == name]
-        rows.append(
-            (f"[`{name}`](#{_anchor(name)})", env.space.dimension, said, f"`{metric.name}`", ", ".join(chosen))
-        )
+        rows.append((f"[`{name}`](#{_anchor(name)})", env.space.dimension, said, f"`{metric.name}`", ", ".join(chosen)))
     return _table(("id", "d", "what it is", "primary metric", "on the command line"), rows)
 
 
@@ -164,7 +162,8 @@ def blocks(space: DecisionSpace, pathwise: tuple[str, ...]) -> str:
         where = space.slice(b.name)
         index = str(where.start) if b.size == 1 else f"{where.start} to {where.stop - 1}"
         kind = "simplex" if b.simplex else ("pathwise" if b.name in pathwise else "")
-        return f"`{b.name}`", b.size, index, b.unit, numbers(b.low), numbers(b.high), numbers(b.initial), kind, b.meaning
+        values = map(numbers, (b.low, b.high, b.initial))
+        return f"`{b.name}`", b.size, index, b.unit, *values, kind, b.meaning
 
     head = ("block", "size", "index", "unit", "low", "high", "initial", "kind", "meaning")
     return _table(head, [row(b) for b in space.blocks])
@@ -251,7 +250,6 @@ def examples() -> str:
 def face(name: str) -> str:
     """The reference of a package: everything that its list of names has."""
     package = importlib.import_module(name)
-    assert name in FACES
     said = inspect.cleandoc(str(package.__doc__)).split("\n\n")[0].replace("\n", " ")
     shown = sorted((n for n in package.__all__ if n != "register_environments"), key=_kind_first(package))
     return "\n\n".join([said, *(f"::: {name}.{n}" for n in shown)])
