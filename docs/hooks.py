@@ -35,6 +35,17 @@ from hgenv.registration import ENVIRONMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = "docs/"
+FORMULAS: list[str] = []  # of all pages, in the order in which they were met
+FIRST = (
+    "DataGenEnv",
+    "DecisionSpace",
+    "Rollout",
+    "SampleGradient",
+    "Ledger",
+    "Budget",
+    "Optimizer",
+    "GradientOptimizer",
+)
 # Files outside docs/ that are on the site, at the same paths.
 ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/**/*.md", "benchmarks/results/**/figures/*")
 
@@ -78,9 +89,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for i in range(0, len(parts), 2):  # what is not code
         parts[i] = re.sub(r"(!?)\[([^\]\n]*)\]\(([^)\s]+)\)", lambda m: _link(m, home, own, known), parts[i])
         if page.meta.get("formulas"):
-            parts[i] = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), parts[i], flags=re.S)
-            parts[i] = re.sub(r"\$([^$\n]+)\$", lambda m: convert(m[1]), parts[i])
+            parts[i] = re.sub(r"\$\$(.+?)\$\$", lambda m: _formula(m[1].strip(), "block"), parts[i], flags=re.DOTALL)
+            parts[i] = re.sub(r"\$([^$\n]+)\$", lambda m: _formula(m[1], "inline"), parts[i])
     return "".join(parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put the formulas into the finished page."""
+    return re.sub(r"FORMULA(\d+)END", lambda m: FORMULAS[int(m[1])], html)
+
+
+def _formula(latex: str, display: str) -> str:
+    """A word that stands for a formula, as Markdown would take a formula at the start of a line for a paragraph."""
+    FORMULAS.append(convert(latex, display=display))
+    return f"FORMULA{len(FORMULAS) - 1}END"
 
 
 def _elsewhere(known: set[str]) -> set[str]:
@@ -256,10 +278,12 @@ def face(name: str) -> str:
 
 
 def _kind_first(package: Any) -> Callable[[str], tuple[int, str]]:
-    """Classes, then functions, then the rest."""
+    """What people look for first, then classes, functions and the rest."""
 
     def key(name: str) -> tuple[int, str]:
         value = getattr(package, name)
+        if name in FIRST:
+            return -1, str(FIRST.index(name))
         return (0 if inspect.isclass(value) else 1 if inspect.isfunction(value) else 2), name.lower()
 
     return key
