@@ -6,12 +6,13 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test lint format clean
+.PHONY: help install benchmark test lint format docs clean
 
 help:
 	@echo "make benchmark   compare the optimizers on the stand-in, or on the photos in HGENV_DATA"
 	@echo "make test        style, types and tests"
 	@echo "make lint        style and types only;  make format: put the style right"
+	@echo "make docs        the site, in site/; open site/index.html"
 	@echo "make clean       delete .venv and caches; runs/ stays"
 
 install: $(INSTALLED)
@@ -45,6 +46,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv site build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

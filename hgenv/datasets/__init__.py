@@ -1,6 +1,8 @@
-"""Real data, one set a file, and the built-in stand-ins."""
+"""Real data, one set a file, and the built-in stand-ins.
 
-from .by_name import load_heads, load_model, load_photos
-from .folder import VARIABLE, DataError
+What is in this package is listed in `__init__.pyi`, and imported when it is first asked for.
+"""
 
-__all__ = ["VARIABLE", "DataError", "load_heads", "load_model", "load_photos"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,21 +1,8 @@
-"""Generators, one a file or a folder, and what they share. What each needs is imported when it is first asked for."""
+"""Generators, and what one needs to write another: random numbers that belong to a sample, and distributions.
 
-from __future__ import annotations
+What is in this package is listed in `__init__.pyi`, and imported when it is first asked for.
+"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from .faces import FaceGenerator
-    from .quadratic import QuadraticGenerator
-    from .shapes import ShapeGenerator
-
-__all__ = ["FaceGenerator", "QuadraticGenerator", "ShapeGenerator"]
-
-_HOMES = {"FaceGenerator": ".faces", "QuadraticGenerator": ".quadratic", "ShapeGenerator": ".shapes"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

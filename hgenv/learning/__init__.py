@@ -3,6 +3,7 @@
 from .dense import DenseLearner, Network
 from .first_order import influence, sample_gradient_without_curvature
 from .learner import Learner, training_loss, validation_loss
+from .quadratic import QuadraticLearner
 from .rules import SGD, Adam, Rule, TrainingState
 from .unroll import StepGradient, sample_gradient, train
 
@@ -12,6 +13,7 @@ __all__ = [
     "DenseLearner",
     "Learner",
     "Network",
+    "QuadraticLearner",
     "Rule",
     "StepGradient",
     "TrainingState",

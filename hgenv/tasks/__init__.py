@@ -1,5 +1,8 @@
-"""What is learned: losses per sample, metrics with names and units, pictures."""
+"""What is learned: losses per sample, metrics with names and units, pictures.
 
-from .task import Metric, Picture, Task
+What is in this package is listed in `__init__.pyi`, and imported when it is first asked for.
+"""
 
-__all__ = ["Metric", "Picture", "Task"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,19 @@
+from .by_name import load_heads, load_model, load_photos
+from .folder import VARIABLE, DataError
+from .heads import Heads
+from .morphable import MorphableModel
+from .photos import NativePhoto, NativeTruth, Photos, prepare
+
+__all__ = [
+    "VARIABLE",
+    "DataError",
+    "Heads",
+    "MorphableModel",
+    "NativePhoto",
+    "NativeTruth",
+    "Photos",
+    "load_heads",
+    "load_model",
+    "load_photos",
+    "prepare",
+]
