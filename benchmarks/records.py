@@ -102,7 +102,7 @@ def environment_label(config: Mapping[str, Any]) -> str:
     if "data" in env:
         data = env["data"]
         parts.append(data if isinstance(data, str) else str(data["_target_"]).rpartition(".")[2])  # one's own
-        if data != "standin" and "input" in env:
+        if isinstance(data, str) and data != "standin" and "input" in env:
             parts.append(env["input"])
     return "-".join(parts)
 

@@ -15,7 +15,8 @@ from hgenv.benchmarks.config import compose
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/bring-your-own.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
-RUN = ("quick-start", "concepts", "environments", "optimizers", "accounting", "own-photos")  # pages with code, besides the tutorial
+# Pages with code, besides the tutorial.
+RUN = ("quick-start", "concepts", "environments", "optimizers", "accounting", "own-photos")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -75,6 +76,20 @@ def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path) ->
     report = (tmp_path / "runs/default/report.md").read_text()
     assert "error of the radius (% of half a frame)" in report
     assert "spsa" in report
+
+
+def test_photos_of_ones_own_are_tuned_on_from_the_command_line(tmp_path: Path) -> None:
+    text = (ROOT / "docs/own-photos.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    own = "\n\ndef photos():\n    return validation, test\n"
+    (tmp_path / "mine.py").write_text(code[: code.index("\nenv = ")] + own)
+    (command,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    words = ["optimizer=fixed" if word.startswith("optimizer=") else word for word in shlex.split(command)]
+    small = ["seed=0", "budget={amount: 2, unit: updates}", "env.batch_size=2"]
+    result = call("-m", *[word for word in words if not word.startswith("seed=")], *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "runs/default/shapes_lit-photos/fixed/seed=0/DONE.json").is_file()
+    assert "two balls" in (tmp_path / "runs/default/report.md").read_text()
 
 
 @pytest.mark.parametrize("path", ["README.md", *(f"docs/{name}.md" for name in RUN)])
