@@ -199,16 +199,15 @@ def optimizers() -> str:
         estimator, rule = found.get("estimator"), found.get("rule")
         rows.append(
             (
-                f"`{name}`",
+                f"`{name}`<br>{said}",
                 _cut(estimator),
                 _short(estimator) if estimator else "-",
                 _short(rule) if rule else "-",
                 found.get("period", 1),
                 "yes" if found.get("shrinkage") else "no",
-                said,
             )
         )
-    return _table(("id", "cut at", "estimator", "rule", "period", "shrinkage", "what it is"), rows)
+    return _table(("id", "cut at", "estimator", "rule", "period", "shrinkage"), rows)
 
 
 def optimizer_settings() -> str:
@@ -245,8 +244,8 @@ def _short(settings: Mapping[str, Any]) -> str:
     kind = _class(settings)
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
     given = {k: v for k, v in settings.items() if k != "_target_"}
-    shown = [f"{k}={v}" for k, v in given.items() if v != defaults.get(k) or k == "learning_rate"]
-    return f"`{kind.__name__}({', '.join(shown)})`"
+    shown = [f"`{k}={v}`" for k, v in given.items() if v != defaults.get(k) or k == "learning_rate"]
+    return ", ".join([f"**{kind.__name__}**", *shown])
 
 
 def _anchor(name: str) -> str:
