@@ -3,7 +3,8 @@
     hgenv run env=shapes optimizer=hybrid_gradient seed=0 budget.amount=120 budget.unit=total_seconds
 
 The run's folder is its identity: `<root>/<study>/<environment>/<optimizer>/seed=<n>`. A finished run is skipped. A
-killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one.
+killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one. So does a finished
+one that is asked for with a larger budget of the same unit.
 
 What counts against the budget is what happens inside `Optimizer.update`; everything here is off the clock.
 """
@@ -37,7 +38,7 @@ from hgenv.problem import RenderError, Status
 
 from . import checkpoint, config, pictures, provenance, records
 from .board import Board
-from .config import USER_ERRORS, RunError, Settings, check_identity, make_environment, make_optimizer
+from .config import USER_ERRORS, RunError, Settings, make_environment, make_optimizer
 from .display import Display
 from .records import BOARD, CONFIG, DONE, ROWS, Row
 
@@ -63,8 +64,7 @@ def run(settings: Settings, command: str | None = None) -> Path:
         RecordError: Its folder belongs to another configuration, is damaged or in use. Nothing in it has changed.
     """
     folder = settings.folder
-    check_identity(folder, settings.identity)
-    done = records.read_done(folder)
+    done = config.ended(folder, settings.identity)
     if done is None:
         torch.set_num_threads(settings.where["threads"])
         if torch.cuda.is_available() and settings.where["device"] != "cpu":
@@ -72,10 +72,10 @@ def run(settings: Settings, command: str | None = None) -> Path:
         # Whatever cannot be made fails here, before anything is written.
         job = _Run(settings, command)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG).is_file():
-            records.write_config(folder, settings.record)
         with records.owned(folder):
-            done = job.go()
+            done = config.ended(folder, settings.identity)  # by another process, in the meantime
+            if done is None:
+                done = job.go()
     else:
         print(f"{folder}: nothing to do, it is {done['status']}", flush=True)
     if done["status"] == "failed":
@@ -99,12 +99,13 @@ class _Run:
             stop = stack.enter_context(_stop_signals())
             stack.callback(self.env.close)
             kept = checkpoint.load(self.folder, self.env.device)
+            self._claim()
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
             with self.env.ledger.phase("log"):
                 if kept is not None:
                     state, self.rows = kept
-                    checkpoint.resume(self.folder, state, self.env, self.optimizer)
+                    checkpoint.resume(self.folder, state, self.rows, self.budget, self.env, self.optimizer)
                     print(f"{self.folder}: resumes after update {self._last}", flush=True)
                 self.file = stack.enter_context((self.folder / ROWS).open("ab"))
                 period = self.settings.where["picture_updates"]
@@ -136,6 +137,18 @@ class _Run:
             display.end(done)
         return done
 
+    def _claim(self) -> None:
+        """Have the folder say what the run is to be."""
+        identity = self.settings.identity
+        if not (self.folder / CONFIG).is_file():
+            records.write_config(self.folder, self.settings.record)
+            return
+        recorded = records.read_config(self.folder)
+        if recorded["budget"] != identity["budget"]:
+            # In this order: beside the larger budget, the end under the smaller one would pass for its end.
+            (self.folder / DONE).unlink(missing_ok=True)
+            records.write_config(self.folder, recorded | {"budget": identity["budget"]})
+
     @property
     def _last(self) -> int:
         return int(self.rows[-1]["update"])
@@ -157,7 +170,7 @@ class _Run:
                 row["beta"] = _numbers(outcome.beta)
             row["recommendation"] = _numbers(self.optimizer.recommendation)
             row["spent"] = {unit: round(env.ledger.spent(unit), 6) for unit in RESOURCES + COUNTS}
-            row["within_budget"] = self.budget.share(env.ledger) <= 1
+            row["within_budget"] = records.within(row, self.budget)
         row["validation"] = _metrics(env.validation_metrics())
         row["test"] = _metrics(env.test_metrics())
         return row
@@ -178,7 +191,7 @@ class _Run:
 
     def _write(self, row: Row) -> None:
         with self.env.ledger.phase("log"):
-            self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self.file.write(records.line(row).encode())
             self.file.flush()
             self.rows.append(row)
             self.board.row(row)
