@@ -8,7 +8,7 @@
 | validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
 | errors.png | what the last weights predict for them, and error maps |
 | DONE.json | how the run ended, where and with what it was made; written last |
-| tb/ | logs for TensorBoard |
+| events.out.tfevents.* | logs for TensorBoard |
 | lock | empty; whoever works on the run holds a lock on it |
 
 A run that has ended can be given a larger budget: config.yaml then names that one, DONE.json is gone, and which rows
@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 
 from hgenv.accounting import Budget
 
-CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
+CONFIG, ROWS, CHECKPOINT, DONE = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json"
 LOCK = "lock"
 VALIDATION, ERRORS = "validation.png", "errors.png"
 

@@ -40,7 +40,7 @@ from . import checkpoint, config, pictures, provenance, records
 from .board import Board
 from .config import USER_ERRORS, RunError, Settings, make_environment, make_optimizer
 from .display import Display
-from .records import BOARD, CONFIG, DONE, ROWS, Row
+from .records import CONFIG, DONE, ROWS, Row
 
 FAILURES = 3  # failed steps in a row that end a run
 
@@ -109,7 +109,7 @@ class _Run:
                     print(f"{self.folder}: resumes after update {self._last}", flush=True)
                 self.file = stack.enter_context((self.folder / ROWS).open("ab"))
                 period = self.settings.where["picture_updates"]
-                self.board = Board(self.folder / BOARD, self.env, period, len(self.rows))
+                self.board = Board(self.folder, self.env, period, len(self.rows))
                 stack.callback(self.board.close)
                 metric = asdict(self.env.task.metrics[0])
                 display = stack.enter_context(Display(self.folder, self.budget, metric))

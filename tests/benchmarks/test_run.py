@@ -109,7 +109,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
     assert len(records.read(folder).rows) == 301
     assert without_clocks(folder) == without_clocks(unbroken)
 
-    events = EventAccumulator(str(folder / "tb" / "total"), {"scalars": 0}).Reload().Scalars("loss")
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("loss")
     assert [event.step for event in events] == list(range(301))
     # Time spent before the kill is not forgotten.
     spent = [row["spent"]["total_seconds"] for row in records.read(folder).rows]
