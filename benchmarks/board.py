@@ -4,7 +4,7 @@ A run is one entry, by the name of its folder. Everything is written with the ac
 TensorBoard's "Relative" axis is computation time, CPU + GPU (figure 4 of the paper). On a GPU the curves are there
 twice more, against CPU and against GPU time, in sub-runs `cpu` and `gpu`; without one these would all be the same.
 
-TensorBoard sorts tags by name: the curves come first, `loss`, `test` and `validation`, and behind them `vector beta`, the
+TensorBoard sorts tags by name: the curves come first, `loss`, `test` and `validation`; behind them `vector beta`, the
 blocks of beta, and `view`, the pictures.
 """
 

@@ -250,12 +250,14 @@ def test_a_committed_study_makes_its_report_again(folder):
     tables = 0
     for label in dict.fromkeys(run.environment for run in runs):
         part = section(label, [run for run in runs if run.environment == label])
-        own = text[text.index(f"## {label}\n") :]
+        first, own = text[text.index(f"## {label}\n") :], text[text.index(f"## All tables, {label}\n") :]
+        assert first.startswith(f"## {label}\n\n{part.verdict}\n")
+        assert part.main.markdown() in first[: first.index("](figures/curves.png)")]
         for table in (part.results, part.best, part.baseline, part.objects, part.phases, part.beta):
             if table is not None:
                 assert table.markdown() in own
                 tables += 1
-        assert all(f"- {note}\n" in own for note in part.notes)
+        assert all(f"- {note}\n" in first for note in part.notes)
     assert text.count("|---") >= tables > 4
     assert set(re.findall(r"figures/[a-z.]+", text)) == {
         f"figures/{path.name}" for path in (folder / "figures").iterdir()
