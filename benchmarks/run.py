@@ -69,6 +69,7 @@ def run(settings: Settings, command: str | None = None) -> Path:
         torch.set_num_threads(settings.where["threads"])
         if torch.cuda.is_available() and settings.where["device"] != "cpu":
             _make_gpu_repeatable()
+        print(f"{folder}: makes the environment and its data", flush=True)
         # Whatever cannot be made fails here, before anything is written.
         job = _Run(settings, command)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,7 @@ class _Run:
             stack.callback(self.env.close)
             kept = checkpoint.load(self.folder, self.env.device)
             self._claim()
+            print(f"{self.folder}: warms up, off the clock", flush=True)
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
             with self.env.ledger.phase("log"):
@@ -112,7 +114,8 @@ class _Run:
                 self.board = Board(self.folder, self.env, period, len(self.rows))
                 stack.callback(self.board.close)
                 metric = asdict(self.env.task.metrics[0])
-                display = stack.enter_context(Display(self.folder, self.budget, metric))
+                begun = self.rows[-1]["spent"][self.budget.unit] if self.rows else 0.0
+                display = stack.enter_context(Display(self.folder, self.budget, metric, begun))
             if kept is None:
                 self._write({"update": 0} | self._opening(info["loss"]) | self._row())
                 self._save()
