@@ -26,6 +26,7 @@ from typing import Any
 
 import hydra
 import torch
+from hgenv.optimizers.evolution import EvolutionError
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -159,7 +160,7 @@ class _Run:
     def _update(self) -> None:
         try:
             self.optimizer.update(self.env)
-        except RenderError as error:
+        except (RenderError, EvolutionError) as error:
             raise RunError(
                 f"{self.folder}, update {self._last + 1}: {error}; what was done until the last checkpoint is kept"
             ) from error
