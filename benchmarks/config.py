@@ -78,6 +78,9 @@ class Settings:
     root: Path
     checkpoint_seconds: float
 
+    def __repr__(self) -> str:
+        return f"Settings({str(self.folder)!r}: {self.budget.amount:g} {self.budget.unit})"
+
     @property
     def folder(self) -> Path:
         """The run's own folder: `<root>/<study>/<environment>/<optimizer>/seed=<n>`."""

@@ -63,7 +63,9 @@ class Bars(Progress):
 
     def add(self, name: str, total: float, begun: float = 0.0) -> TaskID:
         """A bar for something of which `begun` of `total` is done already."""
-        return self.add_task(name, total=total, completed=begun, begun=begun, figures="")
+        number = self.add_task(name, total=total, begun=begun, figures="")
+        self.update(number, completed=begun)
+        return number
 
     def line(self, number: TaskID) -> str:
         """What a bar shows, as words."""
@@ -88,7 +90,7 @@ class _Cut:
 
 
 class _Name(ProgressColumn):
-    def render(self, task: Task) -> _Cut:  # type: ignore[override] # rich takes anything that it can render
+    def render(self, task: Task) -> _Cut:
         return _Cut(task.description, f", {task.fields['figures']}" if task.fields["figures"] else "")
 
 

@@ -63,6 +63,11 @@ class Record:
     rows: list[Row]
     done: dict[str, Any] | None
 
+    def __repr__(self) -> str:
+        ended = "not ended" if self.done is None else self.done["status"]
+        whose = f"{self.environment}, {self.optimizer}, seed {self.seed}"
+        return f"Record({str(self.folder)!r}: {whose}, {plural(len(self.rows), 'row')}, {ended})"
+
     @property
     def counted(self) -> list[Row]:
         """The rows within the budget."""
@@ -100,6 +105,11 @@ class Record:
         """Share of the budget that the counted updates have spent."""
         budget = self.config["budget"]
         return float(self.counted[-1]["spent"][budget["unit"]] / budget["amount"])
+
+
+def plural(count: int, thing: str) -> str:
+    """So many things."""
+    return f"{count} {thing}" + "s" * (count != 1)
 
 
 def environment_label(config: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hgenv.tasks import Metric
 
+from ..records import plural
 from ..studies import DATA, Run
 from .tables import CONFIDENCE, FEWEST, by_optimizer, digits, interval, late
 
@@ -40,7 +41,6 @@ def _sentence(data: str, metric: Metric, groups: Sequence[tuple[str, Sequence[Ru
     means = {name: float(np.mean(list(own.values()))) for name, own in ends.items()}
     best, following, *rest = sorted(means, key=lambda name: sign * means[name])
     others = [following, *(name for name in rest if name == REFERENCE)]
-    count = len(ends[best])
     places = digits(means[best])
     found = ", and ".join(
         _against(f"the next, {name}" if name == following else name, ends[best], ends[name], sign, places, more)
@@ -48,7 +48,7 @@ def _sentence(data: str, metric: Metric, groups: Sequence[tuple[str, Sequence[Ru
     )
     return (
         f"On {data}, {best} ends {end}, with {metric.title} {means[best]:.{places}f} "
-        f"({count} {'seed' if count == 1 else 'seeds'}): {found}."
+        f"({plural(len(ends[best]), 'seed')}): {found}."
     )
 
 

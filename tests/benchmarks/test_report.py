@@ -354,6 +354,19 @@ def test_nothing_to_report_on_is_an_error(tmp_path, capsys):
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_without_a_folder_the_only_study_is_reported_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 1
+    assert f"there are no runs in {tmp_path / 'runs'}; name the folder of a study" in capsys.readouterr().err
+    make_run(tmp_path / "runs", "hybrid", 0, [40.0, 20.0])
+    assert main([]) == 0
+    assert (tmp_path / "runs" / "study" / "report.html").is_file()
+    (tmp_path / "runs" / "study").rename(tmp_path / "runs" / "first")
+    make_run(tmp_path / "runs", "hybrid", 0, [40.0, 20.0])
+    assert main([]) == 1
+    assert "several studies; name one: hgenv report runs/first, hgenv report runs/study" in capsys.readouterr().err
+
+
 def table_lines(folder: Path) -> list[str]:
     return [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("|")]
 
