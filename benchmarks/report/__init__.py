@@ -4,9 +4,9 @@
     hgenv report benchmarks/results/<study>
 
 Folders hold raw runs, or studies (`hgenv.benchmarks.studies`); without one, it is the only study in `runs`. Writes
-`report.md`, `report.html` (self-contained) and `figures/` into the first folder, or into `--out`. `--results` writes what
-is worth committing to `FOLDER/<study>`: `runs.csv`, `rows.parquet`, `report.md` and the figures. Nothing of it shows the
-data.
+`report.md`, `report.html` (self-contained) and `figures/` into the first folder, or into `--out`. `--results` writes
+what is worth committing to `FOLDER/<study>`: `runs.csv`, `rows.parquet`, `report.md` and the figures. Nothing of it
+shows the data.
 
 What a task's figures are called and how its samples look is the task's own business: nothing here knows any.
 """
