@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from hgenv.accounting import Budget
 from hgenv.env import DataGenEnv
 from hgenv.optimizers import Optimizer
 
@@ -26,7 +27,7 @@ def save(folder: Path, env: DataGenEnv, optimizer: Optimizer, rows: int, file: B
         file: The file they are in; it is on the disk before the checkpoint is.
     """
     os.fsync(file.fileno())
-    kept = {"env": env.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows, "bytes": file.tell()}
+    kept = {"env": env.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
     temporary = folder / (CHECKPOINT + ".part")
     torch.save(kept, temporary)
     os.replace(temporary, folder / CHECKPOINT)
@@ -47,13 +48,14 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any], list[Row]]
         return None
     try:
         kept = torch.load(path, map_location=device)
-        kept["env"], kept["optimizer"], kept["rows"], kept["bytes"]
+        kept["env"], kept["optimizer"], kept["rows"]
     except Exception as error:  # damaged pickles raise anything
         raise RecordError(
             f"{path}: damaged ({type(error).__name__}: {error}); restore the file, or delete the run's folder"
         ) from error
-    found = records.parse_rows(data[: kept["bytes"]], rows)
-    if len(data) < kept["bytes"] or len(found) != kept["rows"]:
+    whole = data.split(b"\n")[:-1]
+    found = records.parse_rows(b"\n".join(whole[: kept["rows"]]), rows)
+    if len(found) != kept["rows"]:
         raise RecordError(
             f"{rows}: holds {len(found)} rows, but the checkpoint was made after {kept['rows']}; restore the file, or "
             "delete the run's folder"
@@ -61,8 +63,16 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any], list[Row]]
     return dict(kept), found
 
 
-def resume(folder: Path, kept: dict[str, Any], env: DataGenEnv, optimizer: Optimizer) -> None:
-    """Put everything to where it stood at a checkpoint. Rows that came after it are void."""
-    os.truncate(folder / ROWS, kept["bytes"])
+def resume(
+    folder: Path, kept: dict[str, Any], rows: list[Row], budget: Budget, env: DataGenEnv, optimizer: Optimizer
+) -> None:
+    """Put everything to where it stood at a checkpoint.
+
+    Rows that came after it are void. Those up to it count as far as this budget goes, which may be a larger one than
+    that under which they were written.
+    """
+    for row in rows:
+        row["within_budget"] = records.within(row, budget)
+    records.write(folder / ROWS, "".join(records.line(row) for row in rows))
     env.load_state_dict(kept["env"])
     optimizer.load_state_dict(kept["optimizer"])

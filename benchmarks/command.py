@@ -103,11 +103,12 @@ def _board(words: Sequence[str]) -> int:
         print("usage: hgenv board [folder] [arguments of tensorboard]\n\nThe folder is runs, if it is not named.")
         return 0
     folder, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("runs", words)
-    if not any(Path(folder).rglob("events.out.tfevents.*")):
+    if not any(Path(folder).rglob("events.out.tfevents.*")):  # board.FILES; torch is not needed for this
         print(f"error: {folder}: no logs here; name the folder of a study, such as runs/quick", file=sys.stderr)
         return 1
     from tensorboard import main as tensorboard
 
+    print('Settings, Horizontal Axis, "Relative": the curves against computation time')
     sys.argv = ["tensorboard", "--logdir", folder, *rest]
     tensorboard.run_main()
     return 0

@@ -3,8 +3,8 @@
     hgenv compare optimizer=hybrid_gradient,basic_random_search seed=0,1,2 budget=cpu_2min workers=2
 
 Takes the overrides of `hgenv run`, and its `--config-dir`; a comma makes a list of values, and every combination
-is a run. Runs that are finished are skipped, those that were interrupted go on. `workers` runs are at work at a time,
-each its own process.
+is a run. Runs that are finished are skipped; those that were interrupted, or are asked for with a larger budget of the
+same unit, go on. `workers` runs are at work at a time, each its own process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from . import records, report
-from .config import USER_ERRORS, RunError, check_identity, compose, override
+from . import report
+from .config import USER_ERRORS, RunError, compose, ended, override
 from .launch import Job, work
 
 
@@ -62,8 +62,7 @@ def compare(
         raise RunError(f"several runs would have the folder {twice[0]}; set env.label, optimizer.label or study apart")
     failed, missing = dict[Path, str](), []
     for job in jobs:
-        check_identity(job.folder, job.settings.identity)
-        done = records.read_done(job.folder)
+        done = ended(job.folder, job.settings.identity)
         if done is None:
             missing.append(job)
         else:

@@ -78,6 +78,9 @@ class Settings:
     root: Path
     checkpoint_seconds: float
 
+    def __repr__(self) -> str:
+        return f"Settings({str(self.folder)!r}: {self.budget.amount:g} {self.budget.unit})"
+
     @property
     def folder(self) -> Path:
         """The run's own folder: `<root>/<study>/<environment>/<optimizer>/seed=<n>`."""
@@ -267,23 +270,28 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
     return defaults.differences(recorded, current)
 
 
-def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make sure that what is in a folder, if anything, belongs to the run of these settings.
+def ended(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the run of these settings ended; None if there is something to do: it has not, or has a larger budget now.
 
     Raises:
-        RecordError: It does not; the message says what differs.
+        RecordError: What is in the folder belongs to another run; the message says what differs.
     """
     if not (folder / records.CONFIG).is_file():
         if (folder / records.ROWS).exists():
             raise RecordError(f"{folder}: there are rows, but no {records.CONFIG}; restore it, or delete the folder")
-        return
-    found = differences(records.read_config(folder), identity)
+        return None
+    recorded = records.read_config(folder)
+    before, now = recorded["budget"], identity["budget"]
+    larger = before["unit"] == now["unit"] and before["amount"] < now["amount"]
+    found = differences({**recorded, "budget": now} if larger else recorded, identity)
     if found:
         raise RecordError(
             f"{folder}: was made by another configuration; what differs (there, now):\n  "
             + "\n  ".join(found)
+            + ("\na run can be given more of the same unit, but neither less nor another unit" * (before != now))
             + "\nuse another study (study=<name>) or delete the folder"
         )
+    return None if larger else records.read_done(folder)
 
 
 def env_parameters(identifier: str) -> tuple[dict[str, Parameter], bool]:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from . import records
 from .config import RunError, Settings
-from .display import QUIET_SECONDS, describe, progress
+from .display import QUIET_SECONDS, Bars, brief
 from .records import Row
 
 LOG = "log.txt"  # what a run of ours has printed
@@ -30,12 +30,18 @@ class Job:
         settings: What they stand for.
         process: That of the run, once it has begun.
         task: Its bar.
+        newest: Its last row when it was looked at; None if it has none.
+        metric: Its primary metric, as row 0 describes it.
+        begun: Share of the budget that was spent before.
     """
 
     arguments: list[str]
     settings: Settings
     process: subprocess.Popen[bytes] | None = None
     task: TaskID | None = None
+    newest: Row | None = None
+    metric: dict[str, str] | None = None
+    begun: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -54,11 +60,24 @@ class Job:
                 env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
 
-    def rows(self) -> list[Row]:
-        """The first and the newest whole row, while the run is at work; none if there is none."""
+    def look(self) -> None:
+        """Find out how far the run is."""
         path = self.folder / records.ROWS
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-        return [json.loads(lines[0]), json.loads(lines[-1])] if lines else []
+        if lines and self.metric is None:
+            self.metric = json.loads(lines[0])["metrics"][0]
+        self.newest = json.loads(lines[-1]) if lines else None
+
+    @property
+    def share(self) -> float:
+        """Share of the budget that was spent when it was last looked at."""
+        budget = self.settings.budget
+        return min(1.0, self.newest["spent"][budget.unit] / budget.amount) if self.newest else 0.0
+
+    def doing(self) -> str:
+        """What the run said last."""
+        words = self.last_words()
+        return words.splitlines()[-1].removeprefix(f"{self.folder}: ") if words else "starts"
 
     def last_words(self) -> str:
         """How the run's output ends."""
@@ -74,35 +93,42 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
     Raises:
         RunError: It was interrupted.
     """
-    waiting, active, failed = list(jobs), list[Job](), dict[Path, str]()
-    ended = 0
+    for job in jobs:
+        job.look()
+        job.begun = job.share
+    waiting, active, ended, failed = list(jobs), list[Job](), list[Job](), dict[Path, str]()
     quiet = not sys.stdout.isatty()
     said = time.monotonic()
-    with progress(disable=quiet) as bars:
+    with Bars(disable=quiet) as bars:
+        whole = bars.add(f"0/{len(jobs)} runs done", len(jobs), sum(job.begun for job in jobs))
         try:
             while waiting or active:
                 while waiting and len(active) < workers:
                     job = waiting.pop(0)
                     job.start()
-                    job.task = bars.add_task(str(job.folder), total=float(job.settings.budget.amount))
+                    job.task = bars.add(_name(job, jobs), 1.0, job.begun)
                     active.append(job)
                 time.sleep(0.2)
-                speak = quiet and time.monotonic() - said > QUIET_SECONDS
                 for job in list(active):
-                    _show(job, bars, speak)
+                    _show(job, bars)
                     assert job.process is not None
                     assert job.task is not None
                     if job.process.poll() is not None:
-                        ended += 1
+                        ended.append(job)
                         active.remove(job)
                         bars.remove_task(job.task)
                         words = job.last_words()
                         if job.process.returncode:
                             failed[job.folder] = words
-                        line = f"[{ended}/{len(jobs)}] {words.splitlines()[-1] if words else job.folder}"
+                        line = f"[{len(ended)}/{len(jobs)}] {words.splitlines()[-1] if words else job.folder}"
                         bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-                if speak:
+                done = len(ended) + sum(job.share for job in (*active, *waiting))
+                bars.update(whole, completed=done, description=f"{len(ended)}/{len(jobs)} runs done")
+                if quiet and time.monotonic() - said > QUIET_SECONDS:
                     said = time.monotonic()
+                    for task in (whole, *(job.task for job in active)):
+                        assert task is not None
+                        print(f"  {bars.line(task)}", flush=True)
         except KeyboardInterrupt:
             # The runs got the same interrupt from the terminal: each ends its update and makes a checkpoint.
             for job in active:
@@ -117,14 +143,15 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
     return failed
 
 
-def _show(job: Job, bars: Progress, speak: bool) -> None:
-    rows = job.rows()
-    if not rows:
-        return
+def _name(job: Job, jobs: Sequence[Job]) -> str:
+    """What tells a run from the others: of its folder, what they do not have in common."""
+    folders = [other.folder for other in jobs]
+    common = os.path.commonpath([folder.parents[1] for folder in folders])
+    return str(job.folder.relative_to(common))
+
+
+def _show(job: Job, bars: Bars) -> None:
+    job.look()
     assert job.task is not None
-    budget, row = job.settings.budget, rows[-1]
-    spent = min(row["spent"][budget.unit], budget.amount)
-    words = f"{job.folder}: {describe(row, rows[0]['metrics'][0])}"
-    bars.update(job.task, completed=spent, description=words)
-    if speak:
-        print(f"  {words}, {spent / budget.amount:.0%} of the budget", flush=True)
+    figures = brief(job.newest, job.metric) if job.newest and job.metric and job.share > job.begun else job.doing()
+    bars.update(job.task, completed=job.share, figures=figures)

@@ -8,7 +8,11 @@
 | validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
 | errors.png | what the last weights predict for them, and error maps |
 | DONE.json | how the run ended, where and with what it was made; written last |
-| tb/ | logs for TensorBoard |
+| events.out.tfevents.* | logs for TensorBoard |
+| lock | empty; whoever works on the run holds a lock on it |
+
+A run that has ended can be given a larger budget: config.yaml then names that one, DONE.json is gone, and which rows
+are `within_budget` is decided anew.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-CONFIG, ROWS, CHECKPOINT, DONE, BOARD = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json", "tb"
+from hgenv.accounting import Budget
+
+CONFIG, ROWS, CHECKPOINT, DONE = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json"
+LOCK = "lock"
 VALIDATION, ERRORS = "validation.png", "errors.png"
 
 # What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
@@ -55,6 +62,11 @@ class Record:
     config: dict[str, Any]
     rows: list[Row]
     done: dict[str, Any] | None
+
+    def __repr__(self) -> str:
+        ended = "not ended" if self.done is None else self.done["status"]
+        whose = f"{self.environment}, {self.optimizer}, seed {self.seed}"
+        return f"Record({str(self.folder)!r}: {whose}, {plural(len(self.rows), 'row')}, {ended})"
 
     @property
     def counted(self) -> list[Row]:
@@ -95,6 +107,11 @@ class Record:
         return float(self.counted[-1]["spent"][budget["unit"]] / budget["amount"])
 
 
+def plural(count: int, thing: str) -> str:
+    """So many things."""
+    return f"{count} {thing}" + "s" * (count != 1)
+
+
 def environment_label(config: Mapping[str, Any]) -> str:
     """Name of the environment's folder: its label, its data, and what of these is the input, where it has a choice."""
     env = config["env"]
@@ -107,6 +124,16 @@ def environment_label(config: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
+def within(row: Row, budget: Budget) -> bool:
+    """Whether an update counts: it ended within the budget."""
+    return bool(row["spent"][budget.unit] <= budget.amount)
+
+
+def line(row: Row) -> str:
+    """A row as it stands in rows.jsonl."""
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write what `read_config` reads."""
     write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
@@ -114,15 +141,16 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Keep others out of a run's folder that has a config, for as long as this process lives and is inside.
+    """Keep others out of a run's folder, for as long as this process lives and is inside.
 
     Raises:
         RecordError: Another process is.
     """
-    with (folder / CONFIG).open() as lock:
+    # Not on a file that is ever replaced, and open for writing, which NFS asks for.
+    with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RecordError(f"{folder}: another process is at work on this run; wait for it, or stop it") from None
         yield
 
@@ -130,7 +158,10 @@ def owned(folder: Path) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Write a file that is there either as it was or completely."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -3,7 +3,8 @@
     hgenv run env=shapes optimizer=hybrid_gradient seed=0 budget.amount=120 budget.unit=total_seconds
 
 The run's folder is its identity: `<root>/<study>/<environment>/<optimizer>/seed=<n>`. A finished run is skipped. A
-killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one.
+killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one. So does a finished
+one that is asked for with a larger budget of the same unit.
 
 What counts against the budget is what happens inside `Optimizer.update`; everything here is off the clock.
 """
@@ -33,13 +34,14 @@ from torch import Tensor
 
 from hgenv.accounting import COUNTS, RESOURCES
 from hgenv.memory import keep_memory
+from hgenv.optimizers.evolution import EvolutionError
 from hgenv.problem import RenderError, Status
 
 from . import checkpoint, config, pictures, provenance, records
 from .board import Board
-from .config import USER_ERRORS, RunError, Settings, check_identity, make_environment, make_optimizer
+from .config import USER_ERRORS, RunError, Settings, make_environment, make_optimizer
 from .display import Display
-from .records import BOARD, CONFIG, DONE, ROWS, Row
+from .records import CONFIG, DONE, ROWS, Row
 
 FAILURES = 3  # failed steps in a row that end a run
 
@@ -63,19 +65,19 @@ def run(settings: Settings, command: str | None = None) -> Path:
         RecordError: Its folder belongs to another configuration, is damaged or in use. Nothing in it has changed.
     """
     folder = settings.folder
-    check_identity(folder, settings.identity)
-    done = records.read_done(folder)
+    done = config.ended(folder, settings.identity)
     if done is None:
         torch.set_num_threads(settings.where["threads"])
         if torch.cuda.is_available() and settings.where["device"] != "cpu":
             _make_gpu_repeatable()
+        print(f"{folder}: makes the environment and its data", flush=True)
         # Whatever cannot be made fails here, before anything is written.
         job = _Run(settings, command)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG).is_file():
-            records.write_config(folder, settings.record)
         with records.owned(folder):
-            done = job.go()
+            done = config.ended(folder, settings.identity)  # by another process, in the meantime
+            if done is None:
+                done = job.go()
     else:
         print(f"{folder}: nothing to do, it is {done['status']}", flush=True)
     if done["status"] == "failed":
@@ -99,19 +101,22 @@ class _Run:
             stop = stack.enter_context(_stop_signals())
             stack.callback(self.env.close)
             kept = checkpoint.load(self.folder, self.env.device)
+            self._claim()
+            print(f"{self.folder}: warms up, off the clock", flush=True)
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
             with self.env.ledger.phase("log"):
                 if kept is not None:
                     state, self.rows = kept
-                    checkpoint.resume(self.folder, state, self.env, self.optimizer)
+                    checkpoint.resume(self.folder, state, self.rows, self.budget, self.env, self.optimizer)
                     print(f"{self.folder}: resumes after update {self._last}", flush=True)
                 self.file = stack.enter_context((self.folder / ROWS).open("ab"))
                 period = self.settings.where["picture_updates"]
-                self.board = Board(self.folder / BOARD, self.env, period, len(self.rows))
+                self.board = Board(self.folder, self.env, period, len(self.rows))
                 stack.callback(self.board.close)
                 metric = asdict(self.env.task.metrics[0])
-                display = stack.enter_context(Display(self.folder, self.budget, metric))
+                begun = self.rows[-1]["spent"][self.budget.unit] if self.rows else 0.0
+                display = stack.enter_context(Display(self.folder, self.budget, metric, begun))
             if kept is None:
                 self._write({"update": 0} | self._opening(info["loss"]) | self._row())
                 self._save()
@@ -136,6 +141,18 @@ class _Run:
             display.end(done)
         return done
 
+    def _claim(self) -> None:
+        """Have the folder say what the run is to be."""
+        identity = self.settings.identity
+        if not (self.folder / CONFIG).is_file():
+            records.write_config(self.folder, self.settings.record)
+            return
+        recorded = records.read_config(self.folder)
+        if recorded["budget"] != identity["budget"]:
+            # In this order: beside the larger budget, the end under the smaller one would pass for its end.
+            (self.folder / DONE).unlink(missing_ok=True)
+            records.write_config(self.folder, recorded | {"budget": identity["budget"]})
+
     @property
     def _last(self) -> int:
         return int(self.rows[-1]["update"])
@@ -144,7 +161,7 @@ class _Run:
         try:
             with self.env.ledger.phase("optimizer"):  # whatever an optimizer from elsewhere does
                 self.optimizer.update(self.env)
-        except RenderError as error:
+        except (RenderError, EvolutionError) as error:
             raise RunError(
                 f"{self.folder}, update {self._last + 1}: {error}; what was done until the last checkpoint is kept"
             ) from error
@@ -158,7 +175,7 @@ class _Run:
                 row["beta"] = _numbers(outcome.beta)
             row["recommendation"] = _numbers(self.optimizer.recommendation)
             row["spent"] = {unit: round(env.ledger.spent(unit), 6) for unit in RESOURCES + COUNTS}
-            row["within_budget"] = self.budget.share(env.ledger) <= 1
+            row["within_budget"] = records.within(row, self.budget)
         row["validation"] = _metrics(env.validation_metrics())
         row["test"] = _metrics(env.test_metrics())
         return row
@@ -179,7 +196,7 @@ class _Run:
 
     def _write(self, row: Row) -> None:
         with self.env.ledger.phase("log"):
-            self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self.file.write(records.line(row).encode())
             self.file.flush()
             self.rows.append(row)
             self.board.row(row)

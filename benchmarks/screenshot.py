@@ -24,9 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .board import FILES
 from .records import ROWS
 
 START_SECONDS = 60
+RUNS = r"(seed=[0-9]+|^\.)$"  # the curves against total computation time, not those of a single clock besides
 
 # What a user would click: the time series against "Relative" time, which here is computation time.
 RELATIVE_AXIS = """
@@ -56,7 +58,7 @@ def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple
     Args:
         folder: Logs.
         picture: Where the PNG goes.
-        runs: Regular expression of the runs to show; `total$` shows the curves against total computation time.
+        runs: Regular expression of the runs to show; by default not those of a single clock.
         tags: Regular expression of the tags to show.
         size: Width and height of the window, pixels.
         seconds: How long the page may draw.
@@ -64,7 +66,7 @@ def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple
     Raises:
         ScreenshotError: There are no logs, no browser, or one of the programs failed.
     """
-    if not any(folder.rglob("events.out.tfevents.*")):
+    if not any(folder.rglob(FILES)):
         raise ScreenshotError(f"{folder}: holds no TensorBoard logs; name a study's folder, such as runs/default")
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if missing:
@@ -170,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="a study, or any folder with logs")
     parser.add_argument("picture", type=Path, help="where the PNG goes")
-    parser.add_argument("--runs", default="total$", help="regular expression of the runs to show")
+    parser.add_argument("--runs", default=RUNS, help="regular expression of the runs to show")
     parser.add_argument("--tags", help="regular expression of the tags to show; default: loss and primary metrics")
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 1000), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--seconds", type=float, default=5, help="how long the page may draw")

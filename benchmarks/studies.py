@@ -135,6 +135,11 @@ class Run:
     def __len__(self) -> int:
         return len(self.loss)
 
+    def __repr__(self) -> str:
+        ended = "not ended" if self.end is None else self.end.status
+        whose = f"{self.environment}, {self.optimizer}, seed {self.seed}"
+        return f"Run({str(self.source)!r}: {whose}, {records.plural(len(self), 'row')}, {ended})"
+
     @property
     def study(self) -> str:
         """Name of the study."""
@@ -581,8 +586,8 @@ def _read_lines(path: Path) -> list[dict[str, str]]:
 
 def _cure(folder: Path) -> str:
     return (
-        f"restore the file (git checkout -- {folder}), or write the study again from its runs (python -m "
-        f"hgenv report runs/{folder.name} --results {folder.parent})"
+        f"restore the file (git checkout -- {folder}), or write the study again from its runs "
+        f"(hgenv report runs/{folder.name} --results {folder.parent})"
     )
 
 

@@ -61,17 +61,27 @@ augmented_random_search = partial(
     GradientOptimizer, estimator=Antithetic(num_directions=4, normalize=True, best=2), rule=SGD(0.01)
 )
 
-REGISTRY: dict[str, Callable[..., Optimizer]] = {
-    "hybrid_gradient": hybrid_gradient,
-    "hybrid_gradient_paper": hybrid_gradient_paper,
-    "credit_gradient": credit_gradient,
-    "basic_random_search": basic_random_search,
-    "basic_random_search_paper": basic_random_search_paper,
-    "augmented_random_search": augmented_random_search,
-    "evolution": Evolution,
-    "random_search": RandomSearch,
-    "fixed": Fixed,
-}
+
+class _Registry(dict[str, Callable[..., Optimizer]]):
+    """Optimizers by name; a name that is not there is answered with those that are."""
+
+    def __missing__(self, name: str) -> Callable[..., Optimizer]:
+        raise KeyError(f"there is no optimizer {name!r}; there are {', '.join(self)}")
+
+
+REGISTRY = _Registry(
+    {
+        "hybrid_gradient": hybrid_gradient,
+        "hybrid_gradient_paper": hybrid_gradient_paper,
+        "credit_gradient": credit_gradient,
+        "basic_random_search": basic_random_search,
+        "basic_random_search_paper": basic_random_search_paper,
+        "augmented_random_search": augmented_random_search,
+        "evolution": Evolution,
+        "random_search": RandomSearch,
+        "fixed": Fixed,
+    }
+)
 
 __all__ = [
     "REGISTRY",

@@ -16,6 +16,13 @@ from hgenv import DataGenEnv, DecisionSpace
 
 from .base import Initial, Optimizer
 
+TRIED = 3  # generations, before a method is used
+PLAIN = "choose a plain method such as CMA, DiagonalCMA, DE, PSO, TBPSA"
+
+
+class EvolutionError(RuntimeError):
+    """A method of nevergrad that failed at work. The message names it, and says what to do."""
+
 
 class Evolution(Optimizer):
     """A derivative-free optimizer of nevergrad, by default CMA-ES (Hansen and Ostermeier, 2001).
@@ -41,6 +48,9 @@ class Evolution(Optimizer):
         sigma: Initial standard deviation, as a fraction of each component's range: exactly so for CMA-ES
             without a budget; for other methods that of nevergrad's unit mutation.
         budget: Evaluations that nevergrad plans for. Plain methods go without; portfolios that choose by it need one.
+
+    Raises:
+        ValueError: Nevergrad has no such method, or it does not work here: each is tried on a sphere first.
     """
 
     def __init__(
@@ -59,20 +69,25 @@ class Evolution(Optimizer):
         self.population = 4 + int(3 * math.log(space.dimension)) if population is None else population
         if self.population < 2 or not sigma > 0:
             raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
-        self._started = False
+        self.name, self._started = name, False
         with _numpy_state_kept():
+            _try(name, _make(name, self.normalized, self.population, sigma, budget, seed), self.population)
             self._nevergrad = _make(name, self.normalized, self.population, sigma, budget, seed)
 
     def improve(self, env: DataGenEnv) -> None:
-        """Ask, probe, tell."""
-        with _numpy_state_kept():
+        """Ask, probe, tell.
+
+        Raises:
+            EvolutionError: Nevergrad's method failed.
+        """
+        with _numpy_state_kept(), self._named(env):
             candidates = [self._nevergrad.ask() for _ in range(self.population)]
         members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
         if not self._started:
             members, self._started = torch.cat([self.normalized[None], members]), True
         outcomes = env.probe(self._valid(members))
         losses = torch.tensor([env.task.max_loss if o.loss is None else o.loss for o in outcomes])
-        with _numpy_state_kept():
+        with _numpy_state_kept(), self._named(env):
             for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
                 self._nevergrad.tell(candidate, loss)
         worked = torch.tensor([o.ok for o in outcomes])
@@ -88,6 +103,16 @@ class Evolution(Optimizer):
         """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)
         self._nevergrad, self._started = pickle.loads(state["nevergrad"]), state["started"]
+
+    @contextmanager
+    def _named(self, env: DataGenEnv) -> Iterator[None]:
+        """Say whose failure it is."""
+        try:
+            yield
+        except Exception as error:  # the methods come from many hands
+            raise EvolutionError(
+                f"nevergrad's {self.name} failed at update {env.update + 1} ({_said(error)}); {PLAIN}"
+            ) from error
 
 
 @contextmanager
@@ -106,15 +131,15 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     import cma  # type: ignore[import-untyped] # noqa: F401
     import nevergrad as ng
 
-    if name.startswith("NGOpt"):
-        raise ValueError(
-            f"nevergrad's {name} breaks down in the middle of a run on numpy 2.4 (a scalar conversion in its surrogate "
-            "models); choose a plain method such as CMA, DiagonalCMA, DE, PSO, TBPSA"
-        )
     if name not in ng.optimizers.registry:
         raise ValueError(
             f"nevergrad knows no optimizer {name!r}; choose e.g. CMA, DiagonalCMA, DE, TwoPointsDE, PSO, TBPSA, "
             f"OnePlusOne (all {len(ng.optimizers.registry)}: sorted(nevergrad.optimizers.registry))"
+        )
+    if name.startswith("NGOpt") or "MetaModel" in name:
+        raise ValueError(
+            f"nevergrad's {name} breaks down in the middle of a run on numpy 2.4 (a scalar conversion in its surrogate "
+            f"models); {PLAIN}"
         )
     # Without a budget, nevergrad's CMA is ParametrizedCMA(); named so, it can be configured.
     make = ng.optimizers.ParametrizedCMA() if name == "CMA" and budget is None else ng.optimizers.registry[name]
@@ -129,5 +154,24 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     parametrization.set_mutation(sigma=sigma)
     try:
         return make(parametrization=parametrization, budget=budget, num_workers=population)
-    except ValueError as error:
-        raise ValueError(f"nevergrad's {name} cannot take a generation of {population}: {error}") from error
+    except Exception as error:  # the methods come from many hands
+        raise ValueError(
+            f"nevergrad's {name} cannot take a generation of {population} in {len(initial)} dimensions "
+            f"({_said(error)}); {PLAIN}"
+        ) from error
+
+
+def _try(name: str, method: Any, population: int) -> None:
+    """Use up a method on some generations of a sphere: many fail at their first."""
+    try:
+        for _ in range(TRIED):
+            candidates = [method.ask() for _ in range(population)]
+            for candidate in candidates:
+                method.tell(candidate, float(np.square(candidate.value).sum()))
+    except Exception as error:  # the methods come from many hands
+        raise ValueError(f"nevergrad's {name} does not work here ({_said(error)}); {PLAIN}") from error
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in a line."""
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0].rstrip(": ")

@@ -7,6 +7,7 @@ in them that is no pixel of a sample is drawn by Matplotlib at its final size: n
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
@@ -37,6 +39,8 @@ WINDOW = 16  # of the 400 moments of a curve: single updates scatter more than o
 PANELS = 3  # beside each other
 TILES = {1: 4, 2: 4, 3: 3}  # samples in a row of a picture, by the number of environments beside each other
 GAP = 12  # pixels between blocks of pictures
+# How dense tasks word the scale of their error maps, and the colours that they draw them in.
+SCALE, COLOURS = re.compile(r"(.+): black none, white from (.+) on\."), "magma"
 SHARPER = 2  # rendered so many times as large as shown, for smooth edges
 
 Group = tuple[str, list[Run]]
@@ -131,7 +135,7 @@ def gallery(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> t
             notes.append(f"{name}: no gallery: {error}")
             continue
         if made is None:
-            notes.append(f"{name}: no gallery: there is nothing to look at in the samples of this environment")
+            notes.append(f"{name}: no gallery: the task of this environment draws no pictures")
         else:
             blocks.append((title(runs), made))
     return (_sheet(blocks) if blocks else None), notes
@@ -280,7 +284,7 @@ def _sheet(blocks: Sequence[tuple[str, dict[str, Picture | str]]]) -> Canvas:
                 down += len(image) + GAP
         top += head + tall
     for line in words:
-        _write(figure, GAP, top, line, total, size=8, color="#444444")
+        _legend(figure, top, line, total)
         top += foot
     return figure
 
@@ -311,6 +315,19 @@ def _titles(parts: Mapping[str, Picture | str]) -> str:
     """What the rows of each picture are."""
     kinds = dict.fromkeys(", ".join(p.titles) for p in parts.values() if not isinstance(p, str))
     return f"From top to bottom: {'; '.join(kinds)}."
+
+
+def _legend(figure: Canvas, top: int, line: str, total: int) -> None:
+    """A line below the pictures; one that words a scale is drawn as a colour bar."""
+    scale = SCALE.fullmatch(line)
+    if scale is None:
+        _write(figure, GAP, top, line, total, size=8, color="#444444")
+        return
+    left, width, height = GAP + 180, WIDTH // 4, 22
+    _write(figure, GAP, top, f"{scale[1]}: none", total, size=8, color="#444444")
+    ramp = matplotlib.colormaps[COLOURS](np.linspace(0, 1, width))[None, :, :3].repeat(height, 0)
+    figure.figimage((255 * ramp).round().astype(np.uint8), left, total - top - height - 2, zorder=3)
+    _write(figure, left + width + GAP, top, f"{scale[2]} or more", total, size=8, color="#444444")
 
 
 def _write(figure: Canvas, left: float, top: float, text: str, height: int, **style: Any) -> None:

@@ -16,7 +16,8 @@ from ..records import RecordError
 from ..studies import Run
 from . import figures, tables
 from .figures import Figure, Group
-from .tables import BASELINE, CONFIDENCE, Table, by_optimizer
+from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
+from .verdict import verdict
 
 FIGURES = "figures"
 
@@ -29,7 +30,9 @@ class Section:
     data: str
     standin: bool
     budget: str
+    verdict: str
     notes: list[str]
+    main: Table | None
     results: Table | None
     best: Table | None
     baseline: Table | None
@@ -86,9 +89,17 @@ def collect(folders: Iterable[Path]) -> Collection:
 
 def section(label: str, runs: Sequence[Run]) -> Section:
     """Everything about one environment but its figures."""
-    budgets = list(dict.fromkeys("{amount:g} {unit}".format(**run.config["budget"]) for run in runs))
     finished, open_runs = [run for run in runs if run.end is not None], [run for run in runs if run.end is None]
-    notes = tables.differences(runs)
+    budgets, apart = tables.budgets(runs), tables.differences(runs)
+    notes = [f"the runs were not made under the same conditions: {text}" for text in apart]
+    if len(budgets) > 1:
+        notes.insert(0, (
+            "not the same budget: " + "; ".join(f"{budget}: {', '.join(names)}" for budget, names in budgets.items())
+            + "; the command that made a run goes on with it, if it asks for a larger budget of the same unit"
+        ))  # fmt: skip
+    # Where and how runs were at work is noted, but it does not decide what they are.
+    decisive = [text for text in tables.differences(finished) if not text.startswith("where.")]
+    alike = len(tables.budgets(finished)) == 1 and not decisive
     seeds = {optimizer: tuple(run.seed for run in group) for optimizer, group in by_optimizer(finished)}
     if len(set(seeds.values())) > 1:
         notes.append("not the same seeds: " + "; ".join(f"{name} {s}" for name, s in seeds.items()))
@@ -104,15 +115,25 @@ def section(label: str, runs: Sequence[Run]) -> Section:
         _data(runs),
         _standin(runs),
         "; ".join(budgets),
+        _verdict(finished, alike),
         notes,
+        tables.main(finished) if finished else None,
         tables.results(finished) if finished else None,
         tables.best(finished) if finished else None,
-        tables.against_baseline(finished) if finished else None,
+        tables.against_baseline(finished) if alike else None,
         tables.objects(finished) if finished else None,
         tables.unfinished(open_runs) if open_runs else None,
         tables.phases(finished) if finished else None,
         tables.beta(finished or open_runs),
     )
+
+
+def _verdict(finished: Sequence[Run], alike: bool) -> str:
+    if not finished:
+        return "No verdict: no run has ended yet."
+    if not alike:
+        return "No verdict: the runs were not made alike; the notes below the table say what differs."
+    return verdict(finished)
 
 
 def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure], list[str]]:
@@ -169,6 +190,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "notes": notes,
         "excluded": {str(folder): reason for folder, reason in found.excluded.items()},
         "confidence": f"{CONFIDENCE:.0%}",
+        "fewest": FEWEST,
         "baseline": BASELINE,
         "hardware": _distinct(end.hardware for end in ends),
         "versions": _distinct(end.versions for end in ends),
@@ -191,7 +213,8 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
     lines = []
     for part in sections:
         lines.append(f"{part.label}: {part.data}" + (" (STAND-IN, no real photos)" if part.standin else ""))
-        lines += [table.markdown() for table in (part.results, part.unfinished) if table is not None]
+        lines.append(part.verdict)
+        lines += [table.markdown() for table in (part.main, part.unfinished) if table is not None]
         lines.append("")
     lines += [f"EXCLUDED {folder}: {reason}" for folder, reason in found.excluded.items()]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from .style import ordered
 
 CONFIDENCE = 0.95
 BASELINE = "basic_random_search"  # what the others are measured against
+FEWEST = 3  # seeds that an interval is worth anything with
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,28 @@ def by_optimizer(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its t-interval; None for fewer than two values."""
+    """Mean, and half the width of its t-interval; None for fewer than three values."""
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return mean, None
     return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+
+
+def main(runs: Sequence[Run]) -> Table:
+    """What most readers want: how each optimizer ends on the primary metric, best validation first."""
+    metric, rows = runs[0].primary, []
+    for optimizer, group in by_optimizer(runs):
+        ends = [interval(late(group, data, metric.name).tolist()) for data in DATA]
+        words = " (too few seeds)" * (len(group) < FEWEST)
+        costs = [f"{np.mean([run.spent['total_seconds'][run.last] for run in group]):.4g}"]
+        updates = f"{np.mean([run.last for run in group]):.0f}"
+        rows.append((
+            _worse_last(ends[0][0], runs),
+            [optimizer, _count(group), *(_cell(*end) + words for end in ends), updates, *costs],
+        ))  # fmt: skip
+    seconds = "CPU + GPU seconds" if any(run.has_gpu for run in runs) else "CPU seconds"
+    header = ["optimizer", "seeds", *(f"{data} {metric.title}" for data in DATA), "updates", seconds]
+    return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
 
 
 def results(runs: Sequence[Run]) -> Table:
@@ -57,18 +75,12 @@ def results(runs: Sequence[Run]) -> Table:
     metrics, main = runs[0].facts.metrics, runs[0].primary
     rows = []
     for optimizer, group in by_optimizer(runs):
-        failed = sum(run.end is not None and run.end.status == "failed" for run in group)
         tests = [interval([run.metrics["test"][m.name][run.last] for run in group]) for m in metrics]
         validation = interval([run.metrics["validation"][main.name][run.last] for run in group])
-        late = [interval(_late(group, data, main.name).tolist()) for data in DATA]
         updates = interval([run.last for run in group])[0]
-        count = f"{len(group)} ({failed} failed)" if failed else str(len(group))
-        cells = [optimizer, count, *(_cell(*value) for value in [*tests, validation, *late]), f"{updates:.0f}"]
+        cells = [optimizer, _count(group), *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
-    header = [
-        "optimizer", "n", *(m.title for m in metrics), f"validation {main.title}",
-        f"last tenth: validation {main.title}", f"last tenth: test {main.title}", "updates",
-    ]  # fmt: skip
+    header = ["optimizer", "seeds", *(m.title for m in metrics), f"validation {main.title}", "updates"]
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
 
 
@@ -97,7 +109,7 @@ def against_baseline(runs: Sequence[Run], baseline: str = BASELINE) -> Table | N
         return None
     main, budget = runs[0].primary, runs[0].config["budget"]
     sign = -1 if main.direction == "max" else 1
-    final = _late(groups[baseline], "validation", main.name).mean()
+    final = late(groups[baseline], "validation", main.name).mean()
     rows = []
     for optimizer, group in groups.items():
         time, values = together(group, budget["unit"], "validation", main.name)
@@ -109,14 +121,14 @@ def against_baseline(runs: Sequence[Run], baseline: str = BASELINE) -> Table | N
             share = f"{time[reached[0] + window - 1] / budget['amount']:.2f}"
         differences = []
         for data in DATA:
-            ours, theirs = _late(group, data, main.name), _late(groups[baseline], data, main.name)
-            digits = _digits(theirs.mean())
-            if optimizer == baseline or min(len(ours), len(theirs)) < 2:
-                differences.append("-" if optimizer == baseline else f"{ours.mean() - theirs.mean():+.{digits}f}")
+            ours, theirs = late(group, data, main.name), late(groups[baseline], data, main.name)
+            places = digits(theirs.mean())
+            if optimizer == baseline or min(len(ours), len(theirs)) < FEWEST:
+                differences.append("-" if optimizer == baseline else f"{ours.mean() - theirs.mean():+.{places}f}")
                 continue
             welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
-            ends = f"[{welch.low:+.{digits}f}, {welch.high:+.{digits}f}]"
-            differences.append(f"{ours.mean() - theirs.mean():+.{digits}f} {ends}")
+            ends = f"[{welch.low:+.{places}f}, {welch.high:+.{places}f}]"
+            differences.append(f"{ours.mean() - theirs.mean():+.{places}f} {ends}")
         rows.append([optimizer, share, *differences])
     reach = f"share of the budget until {baseline}'s final validation figure"
     return Table(["optimizer", reach, *(f"{data} {main.title} against {baseline}" for data in DATA)], rows)
@@ -130,7 +142,7 @@ def objects(runs: Sequence[Run]) -> Table | None:
         return None
     rows = []
     for optimizer, group in by_optimizer(runs):
-        cells = [_cell(*interval(_late(group, data, name).tolist())) for data in names for name in names[data]]
+        cells = [_cell(*interval(late(group, data, name).tolist())) for data in names for name in names[data]]
         rows.append([optimizer, *cells])
     header = [f"{data}: {name.partition('/')[2]}" for data in names for name in names[data]]
     return Table(["optimizer", *header], rows)
@@ -185,14 +197,23 @@ def together(runs: Sequence[Run], clock: str, data: str, metric: str) -> tuple[N
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """In what, besides optimizer and seed, runs differ that stand in one table."""
-    apart = ("optimizer", "seed", "study")
+    """In what, besides optimizer, seed and budget, runs differ that stand in one table."""
+    apart = ("optimizer", "seed", "study", "budget")
     shared = [{key: value for key, value in run.config.items() if key not in apart} for run in runs]
     found = dict.fromkeys(text for config in shared[1:] for text in defaults.differences(shared[0], config))
-    return [f"the runs were not made under the same conditions: {text}" for text in found]
+    return list(found)
 
 
-def _late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
+def budgets(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Which optimizers have which budget, the smallest first."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for optimizer, group in by_optimizer(runs):
+        for own in dict.fromkeys((run.config["budget"]["unit"], run.config["budget"]["amount"]) for run in group):
+            found.setdefault(own, []).append(optimizer)
+    return {f"{amount:g} {unit}": names for (unit, amount), names in sorted(found.items())}
+
+
+def late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
     """A metric's mean over the last tenth of each run."""
     return np.array([run.metrics[data][metric][run.last_tenth].mean() for run in runs])
 
@@ -202,10 +223,16 @@ def _worse_last(value: float, runs: Sequence[Run]) -> float:
 
 
 def _cell(mean: float, half: float | None) -> str:
-    digits = _digits(mean)
-    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+    places = digits(mean)
+    return f"{mean:.{places}f}" + ("" if half is None else f" ± {half:.{places}f}")
 
 
-def _digits(value: float) -> int:
+def _count(runs: Sequence[Run]) -> str:
+    """How many there are, and how many of them failed."""
+    failed = sum(run.end is not None and run.end.status == "failed" for run in runs)
+    return f"{len(runs)} ({failed} failed)" if failed else str(len(runs))
+
+
+def digits(value: float) -> int:
     """Decimals to show of figures of this size."""
     return 4 if abs(value) < 1 else 2

@@ -1,9 +1,15 @@
+import re
+from types import SimpleNamespace
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hgenv.benchmarks import pictures, records
+from hgenv.benchmarks.board import Board
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.run import run
+from hgenv.benchmarks.screenshot import RUNS
+from hgenv.generators import QuadraticGenerator
 
 from .tools import quadratic
 
@@ -11,21 +17,34 @@ from .tools import quadratic
 def test_curves_in_tensorboard_stand_at_the_accounted_time(tmp_path):
     folder = run(quadratic(tmp_path, "optimizer=hybrid_gradient"))
     rows = records.read(folder).rows
-    for name, clock in (("cpu", "cpu_seconds"), ("total", "total_seconds")):
-        events = EventAccumulator(str(folder / "tb" / name)).Reload()
-        assert {"loss", "validation/distance", "test/distance"} == set(events.Tags()["scalars"])
-        for tag, values in (
-            ("loss", [row["loss"] for row in rows]),
-            ("test/distance", [row["test"]["distance"] for row in rows]),
-        ):
-            scalars = events.Scalars(tag)
-            assert [s.step for s in scalars] == [row["update"] for row in rows]
-            assert [s.wall_time for s in scalars] == pytest.approx([row["spent"][clock] for row in rows])
-            assert [s.value for s in scalars] == pytest.approx(values, rel=1e-6)
-    assert not (folder / "tb" / "gpu").exists()
-    samples = EventAccumulator(str(folder / "tb" / "samples")).Reload()
-    for i, tag in enumerate(["beta/position/0", "beta/position/1", "beta/position/2", "beta/spread"]):
-        assert [s.value for s in samples.Scalars(tag)] == pytest.approx([row["beta"][i] for row in rows], rel=1e-6)
+    # TensorBoard names an entry by the folder that its logs are in: one a run, as the run's folder is called.
+    assert {path.parent for path in tmp_path.rglob("events.out.tfevents.*")} == {folder}
+    events = EventAccumulator(str(folder)).Reload()
+    betas = [f"vector beta/{name}" for name in ("position/0", "position/1", "position/2", "spread")]
+    # What TensorBoard shows first: it sorts by name.
+    assert sorted(events.Tags()["scalars"]) == ["loss", "test/distance", "validation/distance", *betas]
+    for tag, values in (
+        ("loss", [row["loss"] for row in rows]),
+        ("test/distance", [row["test"]["distance"] for row in rows]),
+        *((tag, [row["beta"][i] for row in rows]) for i, tag in enumerate(betas)),
+    ):
+        scalars = events.Scalars(tag)
+        assert [s.step for s in scalars] == [row["update"] for row in rows]
+        assert [s.wall_time for s in scalars] == pytest.approx([row["spent"]["total_seconds"] for row in rows])
+        assert [s.value for s in scalars] == pytest.approx(values, rel=1e-6)
+
+
+def test_a_gpu_has_curves_of_its_own_besides(tmp_path):
+    row = records.read(run(quadratic(tmp_path, updates=1))).rows[1]
+    spent = {"total_seconds": 5.0, "cpu_seconds": 2.0, "gpu_seconds": 3.0}
+    env = SimpleNamespace(device=SimpleNamespace(type="cuda"), space=QuadraticGenerator().space)
+    board = Board(tmp_path / "gpu", env, 50, 1)
+    board.row(row | {"spent": spent})
+    board.close()
+    for folder, seconds in ((".", 5.0), ("cpu", 2.0), ("gpu", 3.0)):
+        events = EventAccumulator(str(tmp_path / "gpu" / folder)).Reload()
+        assert events.Scalars("loss")[0].wall_time == seconds
+        assert (len(events.Tags()["scalars"]) == 3) == (folder != ".")  # beta is there once
 
 
 def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
@@ -38,9 +57,9 @@ def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):
     record = records.read(folder)
     assert record.rows[0]["data"] == {"validation": "stand-in validation", "test": "stand-in test"}
     assert "mean_degrees" in record.rows[-1]["test"]
-    tags = EventAccumulator(str(folder / "tb" / "samples")).Reload().Tags()
-    assert set(tags["images"]) == {"samples", "validation"}
-    assert any(tag.startswith("sample_VERTEX") for tag in tags["tensors"])
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert set(tags["images"]) == {"view/samples", "view/validation"}
+    assert any(tag.startswith("view/sample_VERTEX") for tag in tags["tensors"])
     # Image and truth, prediction and error of ten photos.
     for name in (records.VALIDATION, records.ERRORS):
         picture = pictures.load(folder / name)
@@ -56,3 +75,8 @@ def test_faces_run_like_shapes_and_show_their_depth(tmp_path):
     assert record.rows[-1]["beta"] != record.rows[0]["beta"]
     assert record.metrics[0]["name"] == "abs_rel"
     assert (folder / records.ERRORS).is_file()
+
+
+def test_a_screenshot_shows_each_run_once():
+    names = ["quadratic/fixed/seed=0", "quadratic/fixed/seed=0/gpu", "quadratic/fixed/seed=12", "."]
+    assert [name for name in names if re.search(RUNS, name)] == [names[0], names[2], "."]

@@ -1,4 +1,4 @@
-from hgenv.benchmarks import compare
+from hgenv.benchmarks import compare, records
 from hgenv.benchmarks.run import run
 
 from .tools import quadratic
@@ -46,4 +46,10 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     assert compare.main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("nothing to do") == 3
+
+    # A larger budget goes on with all of them.
+    assert compare.main([word.replace("amount: 5", "amount: 8") for word in arguments]) == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    for folder in records.find(tmp_path):
+        assert [row["update"] for row in records.read(folder).counted] == list(range(9))
     assert "basic_random_search" in (tmp_path / "default" / "report.md").read_text()

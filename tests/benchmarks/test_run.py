@@ -11,11 +11,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hgenv import BudgetError
-from hgenv.benchmarks import records
+from hgenv.benchmarks import checkpoint, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.run import run
+from hgenv.optimizers import Fixed
 
 from .tools import REPOSITORY, quadratic
 
@@ -108,7 +109,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
     assert len(records.read(folder).rows) == 301
     assert without_clocks(folder) == without_clocks(unbroken)
 
-    events = EventAccumulator(str(folder / "tb" / "total"), {"scalars": 0}).Reload().Scalars("loss")
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("loss")
     assert [event.step for event in events] == list(range(301))
     # Time spent before the kill is not forgotten.
     spent = [row["spent"]["total_seconds"] for row in records.read(folder).rows]
@@ -176,15 +177,94 @@ def test_a_damaged_end_is_named(tmp_path):
 
 
 def test_only_one_process_works_on_a_run(tmp_path):
-    import fcntl
+    folder = run(quadratic(tmp_path))
+    before = tree(tmp_path)
+    with records.owned(folder), pytest.raises(RecordError, match="another process"):
+        run(quadratic(tmp_path, updates=20))
+    assert tree(tmp_path) == before
 
-    settings = quadratic(tmp_path)
-    folder = run(settings)
+
+@pytest.mark.parametrize(
+    ("optimizer", "first", "then"),
+    [
+        ("hybrid_gradient", "{amount: 7, unit: updates}", "{amount: 20, unit: updates}"),
+        ("evolution", "{amount: 9, unit: updates}", "{amount: 20, unit: updates}"),
+        ("fixed", "{amount: 100, unit: samples}", "{amount: 128, unit: samples}"),  # the row that overshot fits now
+        ("fixed", "{amount: 100, unit: samples}", "{amount: 110, unit: samples}"),  # and here it still does not
+    ],
+)
+def test_a_larger_budget_goes_on_and_ends_like_a_run_that_had_it_from_the_start(tmp_path, optimizer, first, then):
+    asked = [f"optimizer={optimizer}"]
+    folder = run(quadratic(tmp_path / "extended", *asked, f"budget={first}"))
+    written = len(records.read(folder).rows)
+    with (folder / "rows.jsonl").open() as file:
+        opening = file.readline()
+    assert run(quadratic(tmp_path / "extended", *asked, f"budget={then}")) == folder
+    whole = run(quadratic(tmp_path / "whole", *asked, f"budget={then}"))
+    assert without_clocks(folder) == without_clocks(whole)
+    assert len(records.read(folder).rows) >= written
+    assert (folder / "rows.jsonl").read_text().startswith(opening)  # it went on: the clocks of row 0 are the old ones
+    one, other = records.read(folder), records.read(whole)
+    assert one.config == other.config
+    assert one.done["status"] == other.done["status"] == "finished"
+    assert one.done["final"]["update"] == other.done["final"]["update"]
+    assert one.done["message"] == other.done["message"]
+    before = tree(tmp_path)
+    run(quadratic(tmp_path / "extended", *asked, f"budget={then}"))
+    assert tree(tmp_path) == before  # now it is finished
+
+
+@pytest.mark.parametrize("other", ["{amount: 11, unit: updates}", "{amount: 1000, unit: samples}"])
+def test_less_or_another_unit_is_refused(tmp_path, other):
+    run(quadratic(tmp_path))
+    before = tree(tmp_path)
+    with pytest.raises(RecordError, match=r"(?s)budget.*more of the same unit, but neither less nor another unit"):
+        run(quadratic(tmp_path, f"budget={other}"))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("moment", ["write_config", "resume", "update"])
+def test_a_run_that_is_killed_while_it_is_extended_can_be_extended_again(tmp_path, monkeypatch, moment):
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    folder = run(quadratic(tmp_path / "killed"))
+    with monkeypatch.context() as patch:
+        owner = {"write_config": records, "resume": checkpoint, "update": Fixed}[moment]
+        patch.setattr(owner, moment, kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(quadratic(tmp_path / "killed", updates=20))
+    assert records.read(folder).done is None
+    run(quadratic(tmp_path / "killed", updates=20))
+    assert without_clocks(folder) == without_clocks(run(quadratic(tmp_path / "whole", updates=20)))
+    assert records.read(folder).config["budget"]["amount"] == 20
+
+
+def test_a_run_that_was_interrupted_can_be_given_more_as_well(tmp_path):
+    folder = run(quadratic(tmp_path / "open"))
     (folder / "DONE.json").unlink()
-    with (folder / "config.yaml").open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(RecordError, match="another process"):
-            run(settings)
+    run(quadratic(tmp_path / "open", updates=15))
+    assert without_clocks(folder) == without_clocks(run(quadratic(tmp_path / "whole", updates=15)))
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_extended_and_stays_finished(tmp_path):
+    folder = run(quadratic(tmp_path))
+    (folder / "checkpoint.pt").unlink()
+    before = tree(tmp_path)
+    with pytest.raises(RecordError, match=r"no checkpoint\.pt to go on from"):
+        run(quadratic(tmp_path, updates=20))
+    assert tree(tmp_path) == before
+
+
+def test_more_budget_does_not_help_a_run_that_was_truncated_or_failed(tmp_path):
+    folder = run(quadratic(tmp_path, "env.max_updates=5"))
+    run(quadratic(tmp_path, "env.max_updates=5", updates=20))
+    record = records.read(folder)
+    assert (record.done["status"], len(record.rows)) == ("truncated", 6)
+    assert "25% of the budget spent; raise env.max_updates" in record.done["message"]
+    for updates in (50, 60):
+        with pytest.raises(RunError, match=r"the last 3 steps failed"):
+            run(quadratic(tmp_path, "study=failed", "env.rule.learning_rate=1e80", updates=updates))
 
 
 @pytest.mark.parametrize(("override", "error", "message"), [

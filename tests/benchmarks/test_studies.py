@@ -82,6 +82,16 @@ def test_what_is_written_is_what_is_read(tmp_path):
         assert_equal(one, other)
 
 
+def test_what_a_user_meets_says_in_a_line_what_it_is(tmp_path):
+    folder = make_run(tmp_path, "one", 3, [40.0, 20.0, 10.0])
+    words = f"'{folder}': quadratic, one, seed 3, 3 rows, finished)"
+    assert repr(records.read(folder)) == f"Record({words}"
+    assert repr(raw_run(folder)) == f"Run({words}"
+    assert repr(raw_run(make_run(tmp_path, "two", 0, [40.0], done=False))).endswith("seed 0, 1 row, not ended)")
+    settings = config.compose(["root=r", "env=quadratic", "optimizer=fixed", "seed=2", "budget.amount=9"])
+    assert repr(settings) == "Settings('r/default/quadratic/fixed/seed=2': 9 total_seconds)"
+
+
 def test_numbers_are_those_of_the_rows(tmp_path):
     """To the last of the digits that rows.jsonl has."""
     folder = ragged_run(tmp_path / "raw", "one", 3)
@@ -200,7 +210,7 @@ def test_damage_is_named_with_its_cure(tmp_path, damage, message):
         studies.read(study)
     assert str(study) in str(caught.value)
     assert "git checkout" in str(caught.value)
-    assert "--results" in str(caught.value)
+    assert f"(hgenv report runs/study --results {study.parent})" in str(caught.value)
 
 
 def test_a_later_format_is_named(tmp_path, monkeypatch):
@@ -251,12 +261,14 @@ def test_a_committed_study_makes_its_report_again(folder):
     tables = 0
     for label in dict.fromkeys(run.environment for run in runs):
         part = section(label, [run for run in runs if run.environment == label])
-        own = text[text.index(f"## {label}\n") :]
+        first, own = text[text.index(f"## {label}\n") :], text[text.index(f"## All tables, {label}\n") :]
+        assert first.startswith(f"## {label}\n\n{part.verdict}\n")
+        assert part.main.markdown() in first[: first.index("](figures/curves.png)")]
         for table in (part.results, part.best, part.baseline, part.objects, part.phases, part.beta):
             if table is not None:
                 assert table.markdown() in own
                 tables += 1
-        assert all(f"- {note}\n" in own for note in part.notes)
+        assert all(f"- {note}\n" in first for note in part.notes)
     assert text.count("|---") >= tables > 4
     assert set(re.findall(r"figures/[a-z.]+", text)) == {
         f"figures/{path.name}" for path in (folder / "figures").iterdir()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hgenv import DecisionSpace, Ledger, Outcome, Status, block
-from hgenv.optimizers import Evolution
+from hgenv.optimizers import Evolution, evolution
+from hgenv.optimizers.evolution import EvolutionError
 
 from .tools import probes, quadratic
 
@@ -161,3 +162,21 @@ def test_numpy_global_state_is_restored() -> None:
         for _ in range(5):
             optimizer.update(env)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_a_method_that_fails_at_work_is_named():
+    optimizer = Evolution(unit_box(3), seed=0, name="DE", period=1)
+
+    def fail():
+        raise TypeError("only 0-dimensional arrays\ncan be")
+
+    optimizer._nevergrad.ask = fail
+    with pytest.raises(EvolutionError, match=r"nevergrad's DE failed at update 1 \(TypeError: only 0-dim.*such as CMA"):
+        optimizer.update(Scored(lambda betas, _: [0.0] * len(betas)))
+
+
+def test_trying_a_method_leaves_no_trace():
+    """The candidates are those that nevergrad would have drawn without."""
+    made = Evolution(unit_box(3), seed=5, name="DE")
+    untouched = evolution._make("DE", made.normalized, made.population, 0.1, None, 5)
+    assert (made._nevergrad.ask().value == untouched.ask().value).all()

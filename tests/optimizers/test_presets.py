@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hgenv import DataGenEnv
 from hgenv.optimizers import (
+    REGISTRY,
     SGD,
     Antithetic,
     Hybrid,
@@ -118,3 +119,10 @@ def test_what_is_published_of_random_searches() -> None:
     for preset in (basic_random_search_paper, augmented_random_search):
         optimizer = preset(quadratic().space, seed=0)
         assert (optimizer.period, optimizer.shrinkage) == (1, None)
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(KeyError, match=r"no optimizer 'cma'; there are hybrid_gradient, .*evolution, random_search"):
+        REGISTRY["cma"]
+    assert REGISTRY.get("cma") is None
+    assert "cma" not in REGISTRY
