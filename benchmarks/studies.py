@@ -41,7 +41,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hgenv.accounting import COUNTS, OFF_CLOCK, PHASES
+from hgenv.accounting import COUNTS, FREE, PHASES
 from hgenv.tasks import Metric
 
 from . import records
@@ -421,7 +421,7 @@ def _from_columns(folder: Path, line: Mapping[str, str], facts: Facts, columns: 
     recommendation = np.array([kept[i] for i in moments], np.float32)
     betas = columns["beta"].to_pylist()
     beta = np.array([kept[i] if betas[i] is None else betas[i] for i in moments], np.float32)
-    phases = {phase: float(line.get(_phase(phase)) or 0) for phase in (*PHASES, *OFF_CLOCK)}
+    phases = {phase: float(line[_phase(phase)]) for phase in (*PHASES, *FREE)}
     end = End(
         line["status"], line["message"], phases,
         json.loads(line["hardware"]), json.loads(line["versions"]), line["commit"] or None, line["command"] or None,
@@ -478,7 +478,7 @@ def _column_order(names: Sequence[str]) -> Any:
 def _end(done: Mapping[str, Any]) -> End:
     phases = {
         phase: round(done["phases"][phase]["cpu_seconds"] + done["phases"][phase]["gpu_seconds"], 6)
-        for phase in (*PHASES, *OFF_CLOCK)
+        for phase in (*PHASES, *FREE)
     }
     return End(
         done["status"], done["message"], phases, done["hardware"], done["versions"], done["commit"], done.get("command")

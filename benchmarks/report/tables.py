@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hgenv.accounting import OFF_CLOCK, PHASES
+from hgenv.accounting import FREE, PHASES
 
 from .. import defaults
 from ..studies import DATA, Run
@@ -150,13 +150,13 @@ def objects(runs: Sequence[Run]) -> Table | None:
 
 def phases(runs: Sequence[Run]) -> Table:
     """Mean CPU + GPU seconds of each phase, and its share of what is on the clock."""
-    header = ["optimizer", *PHASES, *(f"{name} (off clock)" for name in OFF_CLOCK)]
+    header = ["optimizer", *PHASES, *(f"{name} (off clock)" for name in FREE)]
     rows = []
     for optimizer, group in by_optimizer(runs):
-        spent = {phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *OFF_CLOCK)}
+        spent = {phase: np.mean([run.end.phases[phase] for run in group if run.end]) for phase in (*PHASES, *FREE)}
         total = sum(spent[phase] for phase in PHASES) or 1.0
         on = [f"{spent[phase]:.1f} s, {spent[phase] / total:.0%}" for phase in PHASES]
-        rows.append([optimizer, *on, *(f"{spent[phase]:.1f} s" for phase in OFF_CLOCK)])
+        rows.append([optimizer, *on, *(f"{spent[phase]:.1f} s" for phase in FREE)])
     return Table(header, rows)
 
 
