@@ -17,16 +17,18 @@ help:
 
 install: $(INSTALLED)
 
+# The .pth file: beside a clone that is called hgenv, its folder would pass for the package otherwise.
 # torch comes first, so that nothing else decides its version. Without a GPU, its CPU build saves gigabytes: point pip
 # at it with PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	echo $(CURDIR) >"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hgenv-first.pth"
 	touch $@
 
 benchmark: $(INSTALLED)
-	$(BIN)/hgenv compare experiment=quick env=shapes_lit seed=0,1 workers=2 \
+	$(BIN)/hgenv compare experiment=quick env=shapes_lit seed=0,1,2 workers=2 \
 		optimizer=hybrid_gradient,credit_gradient,basic_random_search,evolution,fixed $(if $(HGENV_DATA),env.data=mbii)
 
 # hgenv.optimizers and the like are folders beside hgenv; mypy looks for them inside.

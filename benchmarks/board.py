@@ -47,8 +47,9 @@ class Board:
         purge = first or None
         if purge:
             # TensorBoard reads files in the order of the second in their names: ours has to come after what it voids.
-            seconds = [int(path.name.split(".")[3]) for path in folder.rglob(FILES)]
-            time.sleep(max(0.0, max(seconds, default=0) + 1 - time.time()))
+            seconds = [int(second) for path in folder.rglob(FILES) if (second := path.name.split(".")[3]).isdecimal()]
+            wait = max(seconds, default=0) + 1 - time.time()
+            time.sleep(min(max(0.0, wait), 2))  # a clock that was set back is not waited for
         self.main = SummaryWriter(str(folder), purge_step=purge)
         self.curves = {MAIN: self.main}
         if env.device.type == "cuda":

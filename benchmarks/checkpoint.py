@@ -47,7 +47,8 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any], list[Row]]
         rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
         return None
     try:
-        kept = torch.load(path, map_location=device)
+        # Our own file; and optimizers from elsewhere may keep more than tensors and numbers.
+        kept = torch.load(path, map_location=device, weights_only=False)
         kept["env"], kept["optimizer"], kept["rows"]
     except Exception as error:  # damaged pickles raise anything
         raise RecordError(

@@ -29,6 +29,7 @@ from hgenv.env import DataGenEnv
 from hgenv.optimizers import Optimizer
 from hgenv.probing import WorkerError
 from hgenv.problem import RenderError
+from hgenv.samples import SamplesError
 
 from . import defaults, records
 from .defaults import TARGET, Parameter, SettingError
@@ -58,6 +59,8 @@ USER_ERRORS = (
     DataError,
     DecisionError,
     RenderError,
+    SamplesError,
+    OSError,
     OmegaConfBaseException,
 )
 
@@ -108,6 +111,10 @@ def override(argument: str) -> str:
     Keys below `env.` and the like need no plus sign although no YAML file names them: what can be set is in the
     classes. Nor need paths such as `optimizer.initial=runs/.../seed=0` the quotes that Hydra's grammar asks for.
     """
+    if re.fullmatch(r"(env|optimizer|budget)=[\d.]+", argument):
+        key = argument.partition("=")[0]
+        cure = ", or budget.amount=<number> and budget.unit=<unit>" if key == "budget" else ""
+        raise SettingError(f"{argument}: {key} is one of the names in configs/{key}{cure}")
     if not _BELOW.match(argument):
         return argument
     key, _, value = argument.partition("=")
@@ -155,6 +162,11 @@ def settings(config: DictConfig) -> Settings:
         BudgetError: There is no such budget.
     """
     given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
+    missing = [name for name in (*IDENTITY, *WHERE, "root", "checkpoint_seconds") if name not in given]
+    if missing:
+        raise SettingError(f"the setting {missing[0]!r} is missing: give it a value instead of taking it away")
+    if not isinstance(given["root"], str) or not given["root"]:
+        raise SettingError(f"root must be a folder, not {given['root']!r}")
     optimizer = {**given["optimizer"]}
     if "initial" in optimizer:
         optimizer["initial"] = _initial(optimizer["initial"])

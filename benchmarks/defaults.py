@@ -239,6 +239,8 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
     kind = _kind(parameter)
     if kind is bool and value is not None and not isinstance(value, bool):
         raise SettingError(f"{where} must be true or false, not {value!r}")
+    if kind is int and value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise SettingError(f"{where} must be a whole number, not {value!r}")
     if kind is float and (isinstance(value, str | bool)):
         raise SettingError(f"{where} must be a number (infinity is written inf), not {value!r}")
     return value
@@ -329,9 +331,11 @@ def _takes_mapping(hint: Any) -> bool:
 
 
 def _kind(parameter: Parameter) -> type | None:
-    """Bool or float (any number), if a setting can be nothing else (or none); None if it can, or nothing is known."""
+    """Bool, int or float (any number), if a setting can be nothing else; None if it can, or nothing is known."""
     if parameter.hint is not None:
         atoms = set(_atoms(parameter.hint))
+        if atoms == {int}:
+            return int
         if atoms and atoms <= {int, float}:
             return float
         return bool if atoms == {bool} else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +60,7 @@ class Job:
                 [sys.executable, "-m", "hgenv.benchmarks.run", *self.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # what stops this process is passed on, once
                 env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
 
@@ -64,9 +68,10 @@ class Job:
         """Find out how far the run is."""
         path = self.folder / records.ROWS
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-        if lines and self.metric is None:
-            self.metric = json.loads(lines[0])["metrics"][0]
-        self.newest = json.loads(lines[-1]) if lines else None
+        with suppress(ValueError, KeyError, IndexError, TypeError):  # damage is the run's to tell
+            if lines and self.metric is None:
+                self.metric = json.loads(lines[0])["metrics"][0]
+            self.newest = json.loads(lines[-1]) if lines else None
 
     @property
     def share(self) -> float:
@@ -99,7 +104,7 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
     waiting, active, ended, failed = list(jobs), list[Job](), list[Job](), dict[Path, str]()
     quiet = not sys.stdout.isatty()
     said = time.monotonic()
-    with Bars(disable=quiet) as bars:
+    with _stops_alike(), Bars(disable=quiet) as bars:
         whole = bars.add(f"0/{len(jobs)} runs done", len(jobs), sum(job.begun for job in jobs))
         try:
             while waiting or active:
@@ -130,7 +135,10 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                         assert task is not None
                         print(f"  {bars.line(task)}", flush=True)
         except KeyboardInterrupt:
-            # The runs got the same interrupt from the terminal: each ends its update and makes a checkpoint.
+            # Each ends its update and makes a checkpoint.
+            for job in active:
+                assert job.process is not None
+                job.process.send_signal(signal.SIGINT)
             for job in active:
                 assert job.process is not None
                 job.process.wait()
@@ -141,6 +149,25 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                 job.process.terminate()
                 job.process.wait()
     return failed
+
+
+@contextmanager
+def _stops_alike() -> Iterator[None]:
+    """A request to end, or a terminal that closes, is as good as an interrupt."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _name(job: Job, jobs: Sequence[Job]) -> str:

@@ -7,6 +7,7 @@
 | checkpoint.pt | all that the next update depends on |
 | validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
 | errors.png | what the last weights predict for them, and error maps |
+| EARLIER.json | how it had ended, where and with what it was made, before it went on with a larger budget |
 | DONE.json | how the run ended, where and with what it was made; written last |
 | events.out.tfevents.* | logs for TensorBoard |
 | lock | empty; whoever works on the run holds a lock on it |
@@ -32,6 +33,7 @@ from hgenv.accounting import Budget
 
 CONFIG, ROWS, CHECKPOINT, DONE = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json"
 LOCK = "lock"
+EARLIER = "EARLIER.json"
 VALIDATION, ERRORS = "validation.png", "errors.png"
 
 # What the settings of a run look like. Raised when the same settings would have to be written otherwise: not for new
@@ -118,8 +120,11 @@ def environment_label(config: Mapping[str, Any]) -> str:
     parts = [env["label"]]
     if "data" in env:
         data = env["data"]
-        parts.append(data if isinstance(data, str) else str(data["_target_"]).rpartition(".")[2])  # one's own
-        if isinstance(data, str) and data != "standin" and "input" in env:
+        if isinstance(data, Mapping):  # one's own
+            data = str(data.get("_target_", "own")).rpartition(".")[2]
+        if data is not None:
+            parts.append(str(data).strip("/").rpartition("/")[2])
+        if isinstance(env["data"], str) and data != "standin" and "input" in env:
             parts.append(env["input"])
     return "-".join(parts)
 
@@ -245,6 +250,26 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: damaged ({error!r}); delete it, and the run resumes from its checkpoint") from None
     return dict(done)
+
+
+def keep_ending(folder: Path) -> None:
+    """Note where and with what a run was made until now, before it goes on; twice is harmless."""
+    done = read_done(folder)
+    if done is None:
+        return
+    own = {name: done.get(name) for name in ("status", "message", "rows", "hardware", "versions", "commit", "command")}
+    known = earlier_endings(folder)
+    if own not in known:
+        write(folder / EARLIER, json.dumps([*known, own], indent=1) + "\n")
+
+
+def earlier_endings(folder: Path) -> list[dict[str, Any]]:
+    """How a run that went on with a larger budget had ended before, the first time first."""
+    path = folder / EARLIER
+    try:
+        return list(json.loads(path.read_text())) if path.is_file() else []
+    except ValueError as error:
+        raise RecordError(f"{path}: damaged ({error}); delete it, what it says is lost") from None
 
 
 def read(folder: Path) -> Record:

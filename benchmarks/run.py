@@ -12,6 +12,7 @@ What counts against the budget is what happens inside `Optimizer.update`; everyt
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -150,6 +151,7 @@ class _Run:
         recorded = records.read_config(self.folder)
         if recorded["budget"] != identity["budget"]:
             # In this order: beside the larger budget, the end under the smaller one would pass for its end.
+            records.keep_ending(self.folder)
             (self.folder / DONE).unlink(missing_ok=True)
             records.write_config(self.folder, recorded | {"budget": identity["budget"]})
 
@@ -158,6 +160,7 @@ class _Run:
         return int(self.rows[-1]["update"])
 
     def _update(self) -> None:
+        before = self.env.update
         try:
             with self.env.ledger.phase("optimizer"):  # whatever an optimizer from elsewhere does
                 self.optimizer.update(self.env)
@@ -165,6 +168,11 @@ class _Run:
             raise RunError(
                 f"{self.folder}, update {self._last + 1}: {error}; what was done until the last checkpoint is kept"
             ) from error
+        if self.env.update != before + 1:
+            raise RunError(
+                f"{self.folder}, update {before + 1}: the optimizer {type(self.optimizer).__name__} made "
+                f"{self.env.update - before} steps, but an update ends in exactly one; see hgenv.testing"
+            )
 
     def _row(self) -> Row:
         env, outcome = self.env, self.env.outcome
@@ -176,9 +184,18 @@ class _Run:
             row["recommendation"] = _numbers(self.optimizer.recommendation)
             row["spent"] = {unit: round(env.ledger.spent(unit), 6) for unit in RESOURCES + COUNTS}
             row["within_budget"] = records.within(row, self.budget)
-        row["validation"] = _metrics(env.validation_metrics())
-        row["test"] = _metrics(env.test_metrics())
+        row["validation"] = self._metrics("validation", env.validation_metrics())
+        row["test"] = self._metrics("test", env.test_metrics())
         return row
+
+    def _metrics(self, data: str, found: dict[str, float]) -> dict[str, float]:
+        for name, value in found.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{self.folder}, update {self.env.update}: the {data} metric {name!r} is {value}; the score of "
+                    f"{type(self.env.task).__name__} must be finite, also where the network says nothing sensible"
+                )
+        return {name: float(f"{value:.6g}") for name, value in found.items()}
 
     def _opening(self, loss: float) -> Row:
         """What row 0 has in place of a step's outcome, and what reports need to know about the environment."""
@@ -220,7 +237,7 @@ class _Run:
         if self.env.update >= self.env.max_updates:
             return "truncated", (
                 f"the episode ended after {self.env.max_updates} updates with {share:.0%} of the budget spent; "
-                "raise env.max_updates"
+                "raise env.max_updates, in another study (study=<name>)"
             )
         return None
 
@@ -243,15 +260,12 @@ class _Run:
             "versions": provenance.versions(),
             "commit": provenance.commit(),
             "command": self.command,
+            "earlier": records.earlier_endings(self.folder),
         }
 
 
 def _numbers(vector: Tensor) -> list[float]:
     return [float(f"{value:.7g}") for value in vector.tolist()]
-
-
-def _metrics(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 @contextmanager
@@ -309,7 +323,10 @@ def _command() -> str:
 
 def main() -> None:
     """Run from the command line."""
-    sys.argv[1:] = [word if word.startswith("-") else config.override(word) for word in sys.argv[1:]]
+    try:
+        sys.argv[1:] = [word if word.startswith("-") else config.override(word) for word in sys.argv[1:]]
+    except config.SettingError as error:
+        sys.exit(f"error: {error}")
     _main()
 
 

@@ -367,7 +367,7 @@ def _columns(runs: Sequence[Run]) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     columns = {
         name: pa.array(np.repeat([run.key[i] for run in runs], sizes), kind)
         for i, (name, kind) in enumerate(
-            (("environment", pa.string()), ("optimizer", pa.string()), ("seed", pa.int32()))
+            (("environment", pa.string()), ("optimizer", pa.string()), ("seed", pa.int64()))
         )
     }
     columns["update"] = joined((np.arange(size) for size in sizes), pa.int32())

@@ -7,6 +7,7 @@ updates) time is measured too, but charged to nobody. So all phases together add
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -96,6 +97,11 @@ class Ledger:
             yield
         finally:
             self._switch(outer)
+
+    @property
+    def in_update(self) -> bool:
+        """Whether an update is being charged right now: what was spent cannot be taken back then."""
+        return self._phase in PHASES
 
     @property
     def on_clock(self) -> bool:
@@ -196,5 +202,6 @@ class Ledger:
 
 
 def _clocks() -> tuple[float, float]:
-    """User and system seconds of this process, and wall seconds."""
-    return time.process_time(), time.perf_counter()
+    """User and system seconds of this process and of those that it has waited for, and wall seconds."""
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)  # a renderer that is a program, say
+    return time.process_time() + others.ru_utime + others.ru_stime, time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,12 +46,17 @@ class Block:
         if not len(self.low) == len(self.high) == len(self.initial) > 0:
             raise ValueError(f"block {self.name!r}: low, high and initial must have one length of at least 1")
         for low, high, initial in zip(self.low, self.high, self.initial, strict=True):
-            if not low < high or not low <= initial <= high:
-                raise ValueError(f"block {self.name!r}: needs low < high and low <= initial <= high")
+            if not -math.inf < low < high < math.inf or not low <= initial <= high:
+                raise ValueError(f"block {self.name!r}: needs finite low < high and low <= initial <= high")
         if self.simplex and (abs(sum(self.initial) - 1) > 1e-6 or any(self.low) or self.floor * self.size >= 1):
             raise ValueError(
                 f"block {self.name!r}: probabilities need low = 0, initial values that sum to 1, floors to less"
             )
+
+        if self.simplex and min(self.high) < 1:
+            raise ValueError(f"block {self.name!r}: probabilities need high = 1; project keeps them above their floor")
+        if self.floor and not self.simplex and not max(self.low) <= self.floor < min(0.5, *self.high):
+            raise ValueError(f"block {self.name!r}: a floor of single probabilities must be in range, and below 0.5")
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ Knows spaces, seeds, weights and the ledger; the line from beta to L is `rollout
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypedDict
 
 import gymnasium as gym
@@ -105,6 +105,8 @@ class DataGenEnv(gym.Env):
             raise ValueError("unroll_steps, batch_size and max_updates must each be at least 1")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, or None for as many as torch has, not {threads}")
+        if not callable(rule) or not hasattr(rule, "start"):
+            raise TypeError(f"rule must be how the network is trained, such as hgenv.SGD(0.05), not {rule!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
@@ -187,7 +189,10 @@ class DataGenEnv(gym.Env):
 
         Raises:
             ValueError: There are options.
+            RuntimeError: It is called within an update.
         """
+        if self.ledger.in_update:
+            raise RuntimeError("an optimizer may not reset the environment: its ledger would be empty then")
         super().reset(seed=seed)
         if options:
             raise ValueError(f"unknown reset options {sorted(options)}; there are none")
@@ -311,7 +316,8 @@ class DataGenEnv(gym.Env):
         with self.ledger.phase("warm_up"):
             rolled = self.rollout(beta)
             self.prober.warm_up(self.problem, self.state, beta, seeds, self.ledger)
-            if rolled.outcome.ok:
+            # A method that needs no gradient must not fail for want of one; who needs it is told then.
+            with suppress(RuntimeError):
                 rolled.influence()
                 rolled.sample_gradient(last_steps=1, curvature=False)
                 gradient = rolled.sample_gradient()
@@ -337,12 +343,16 @@ class DataGenEnv(gym.Env):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, with the same bits."""
+        """Go on where `state_dict` was taken, with the same bits.
+
+        The ledger goes back, too, but not within an update: what an optimizer has spent stays spent.
+        """
         self._seed, self.update, self._state = state["seed"], state["update"], TrainingState(**state["state"])
         self._last_loss = state["last_loss"]
         self.np_random.bit_generator.state = state["np_random"]
         self.last = None if state["last"] is None else restore(self.problem, state["last"], self.ledger)
-        self.ledger.load_state_dict(state["ledger"])
+        if not self.ledger.in_update:
+            self.ledger.load_state_dict(state["ledger"])
 
     def __repr__(self) -> str:
         problem = self.problem

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import platform
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ logger = logging.getLogger("hgenv")
 
 FOLDER = "HGENV_CACHE"  # the environment variable that names the folder of what is kept; empty: nothing is
 PATIENCE = 2.0  # seconds
+_SUM = hashlib.sha256().digest_size
 
 Arrays = Mapping[str, NDArray]
 
@@ -54,17 +55,22 @@ def kept(name: str, sources: Sequence[str], make: Callable[[], Arrays]) -> Array
     digest = hashlib.sha256(f"{np.__version__} {torch.__version__} {platform.platform()}".encode())
     for source in sources:
         digest.update(Path(source).read_bytes())
-    path = folder / f"{name}-{digest.hexdigest()[:16]}.npz"
-    damaged = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
-    with suppress(*damaged), path.open("rb") as raw, np.load(raw) as file:
-        return {key: file[key] for key in file.files}
+    path = folder / f"{name}-{digest.hexdigest()[:16]}"
+    with suppress(OSError):
+        data = path.read_bytes()
+        if hashlib.sha256(data[_SUM:]).digest() == data[:_SUM]:  # else it is damaged
+            with np.load(io.BytesIO(data[_SUM:])) as file:
+                return {key: file[key] for key in file.files}
     made = make()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         # Whole or not at all, whoever else writes it at the same time.
-        with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-            np.savez(file, **dict[str, Any](made))
-        os.replace(file.name, path)
+        content = io.BytesIO()
+        np.savez(content, **dict[str, Any](made))
+        data = content.getvalue()
+        with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
+            part.write(hashlib.sha256(data).digest() + data)
+        os.replace(part.name, path)
     return made
 
 

@@ -120,9 +120,8 @@ class Batched:
                 shape = (count, problem.unroll_steps, problem.batch_size)
                 samples = samples.map(lambda x: x.unflatten(0, shape))
         except RenderError:
-            return Serial().probe(problem, start, betas, seeds, ledger)  # that tells which
-        finally:
-            ledger.count("samples", count * len(seeds))
+            return Serial().probe(problem, start, betas, seeds, ledger)  # that tells which, and counts
+        ledger.count("samples", count * len(seeds))
         try:
             with problem.work(ledger, "train"):
                 steps = range(problem.unroll_steps)
@@ -178,6 +177,7 @@ class Workers:
             try:
                 found = list(pool.map(_probe, jobs))
             except BrokenProcessPool:
+                self.close()  # the next probe starts others
                 raise WorkerError(
                     "a worker process died: killed for memory (use fewer workers, or hgenv.probing.Serial()), or never "
                     "started (what a script does with workers must stand below `if __name__ == '__main__':`)"
@@ -195,6 +195,10 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = self._served = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Processes belong to one object: a copy starts its own."""
+        return {"count": self.count, "_pool": None, "_served": None}
 
     def _serving(self, problem: Problem, start: TrainingState) -> ProcessPoolExecutor:
         if self._pool is not None and self._served is problem:

@@ -34,6 +34,8 @@ class Generator(Protocol):
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         """Samples for (B, d) betas and (B,) int64 seeds, one beta per sample, on the seeds' device.
 
+        A seed is any whole number of 64 bits, also a negative one.
+
         Raises:
             RenderError: A sample cannot be made; the message names its seed.
         """

@@ -173,9 +173,11 @@ class SampleGradient:
         for some in directions.to(torch.float64).split(max(1, SAMPLES_AT_ONCE // (2 * count))):
             ahead, behind = (center + some).clamp(0, 1), (center - some).clamp(0, 1)
             displaced = torch.cat([ahead, behind]).flatten(0, 1)
-            with problem.work(ledger, "generate"):
-                made = problem.generator(space.denormalize(displaced), self.seeds.repeat(2 * len(some)))
-            ledger.count("samples", len(made))
+            try:
+                with problem.work(ledger, "generate"):
+                    made = problem.generator(space.denormalize(displaced), self.seeds.repeat(2 * len(some)))
+            finally:
+                ledger.count("samples", len(displaced))
             with problem.work(ledger, "gradient"):
                 products = torch.stack([self.samples.dot(part) for part in made.split(count)])
                 rises.append(products[: len(some)] - products[len(some) :])
@@ -201,9 +203,11 @@ class SampleGradient:
         if not problem.generator.pathwise:
             return torch.zeros_like(self.betas)
         betas = self.betas.clone().requires_grad_()
-        with problem.work(self._ledger, "generate"):
-            samples = problem.generator(betas, self.seeds)
-        self._ledger.count("samples", len(betas))
+        try:
+            with problem.work(self._ledger, "generate"):
+                samples = problem.generator(betas, self.seeds)
+        finally:
+            self._ledger.count("samples", len(betas))
         with problem.work(self._ledger, "gradient"):
             (slopes,) = torch.autograd.grad(self.samples.dot(samples).sum(), betas)
             keep = torch.zeros(space.dimension, dtype=torch.bool)
@@ -271,7 +275,8 @@ class Rollout:
                 problem,
                 self._ledger,
             )
-        self._paid["gradient", curvature] = gradient
+        if self._ledger.on_clock:  # what a log looked at is not paid for
+            self._paid["gradient", curvature] = gradient
         if curvature:
             self._ledger.count("gradient_steps", steps)
             self._charge(steps * problem.learner.flops("gradient", problem.batch_size))
@@ -301,11 +306,14 @@ class Rollout:
         if "influence" not in self._paid:
             with problem.work(self._ledger, "gradient"):
                 _, parts = influence(problem.learner, problem.rule, self.states, batches, problem.validation)
-                self._paid["influence"] = torch.cat(parts).to("cpu", torch.float64)
+                found = torch.cat(parts).to("cpu", torch.float64)
             forward = problem.learner.flops("validate", problem.batch_size)
             self._charge(len(batches) * (2 * forward + self._rule_flops()))
-        found: Tensor = self._paid["influence"]
-        return found
+            if not self._ledger.on_clock:
+                return found
+            self._paid["influence"] = found
+        paid: Tensor = self._paid["influence"]
+        return paid
 
     def state_dict(self) -> dict[str, Any]:
         """What `restore` makes it of: tensors, numbers and texts."""

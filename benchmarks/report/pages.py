@@ -73,6 +73,9 @@ def collect(folders: Iterable[Path]) -> Collection:
             except RecordError as error:
                 found.excluded[place] = str(error)
                 continue
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                found.excluded[place] = f"{place}: damaged, not the record of a run ({error!r}); make it again"
+                continue
             for run in runs:
                 other = known.setdefault((run.study, *run.key), run)
                 if other is run:

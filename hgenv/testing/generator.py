@@ -146,4 +146,6 @@ class GeneratorConformance:
     def _inputs(self, space: DecisionSpace) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(4)
         normalized = torch.rand((self.samples, space.dimension), generator=draw, dtype=torch.float64)
-        return space.project(space.denormalize(normalized)), torch.arange(7, 7 + self.samples)
+        seeds = torch.arange(7, 7 + self.samples)
+        seeds[1::2] *= -1  # half of all seeds are negative
+        return space.project(space.denormalize(normalized)), seeds
