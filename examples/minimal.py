@@ -7,7 +7,8 @@ it sees in photos, or here in the built-in stand-in for photos. The reward is mi
 stays the same in this script, so nothing is tuned yet.
 
 You see one line a step. The mean angle error of the network falls, because the weights are kept from step to step.
-At the end the ledger says what was spent. The script takes about 20 seconds. Half of them go into making the stand-in.
+At the end the ledger says what was spent. The first time, the script takes half a minute: it makes the stand-in and
+compiles the renderer.
 """
 
 import math

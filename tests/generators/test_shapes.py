@@ -37,7 +37,7 @@ def test_light_may_come_as_lists_and_numbers_of_a_configuration() -> None:
     [
         ({"lamp": 1.0}, "light has no lamp; it knows light, light_spread"),
         ({"light": [0.1, 0.2, 0.3]}, "light's light takes 2 numbers, not 3"),
-        ({"ambient": 1.5}, "block 'ambient': needs low < high and low <= initial <= high"),
+        ({"ambient": 1.5}, "block 'ambient': needs finite low < high and low <= initial <= high"),
     ],
 )
 def test_light_that_there_is_not(light: dict[str, float | list[float]], message: str) -> None:
