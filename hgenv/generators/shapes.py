@@ -121,10 +121,12 @@ class ShapeGenerator:
             The mesh in view coordinates.
 
         Raises:
-            RenderError: The object cannot be rendered.
+            RenderError: The object cannot be rendered, or the libraries for meshes are not installed.
         """
-        from ..rendering.csg.mesh import object_mesh  # late: its libraries take a moment
-
+        try:
+            from ..rendering.csg.mesh import object_mesh  # late: its libraries take a moment
+        except ModuleNotFoundError as error:
+            raise RenderError(f"meshes need the module {error.name}: pip install 'hgenv[mesh]'") from None
         return object_mesh(self.scene(beta[None], torch.tensor([seed])), 0, segments)
 
     def _render(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, Frame]:

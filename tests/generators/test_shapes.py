@@ -1,5 +1,6 @@
 """The generator of shapes as a whole: its light, its sizes, its meshes. The grammar has tests of its own."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,11 @@ def test_what_is_exact_is_said() -> None:
 def test_any_renderer_will_do() -> None:
     ours, theirs = (samples(ShapeGenerator(make(24))) for make in (AnalyticRenderer, MeshRenderer))
     assert (ours[2] != theirs[2]).float().mean() < 0.01
+
+
+def test_meshes_without_their_libraries_name_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "hgenv.rendering.csg.mesh", raising=False)
+    monkeypatch.setitem(sys.modules, "embreex.rtcore", None)
+    generator = ShapeGenerator(AnalyticRenderer(16))
+    with pytest.raises(RenderError, match=r"meshes need the module embreex.rtcore: pip install 'hgenv\[mesh\]'"):
+        generator.mesh(generator.space.initial, 0)
