@@ -16,7 +16,8 @@ from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.run import run
-from hgenv.optimizers import Fixed
+from hgenv.optimizers import Evolution, Fixed
+from hgenv.optimizers.evolution import EvolutionError
 
 from .tools import REPOSITORY, quadratic
 
@@ -324,6 +325,15 @@ def test_the_end_of_the_episode_ends_a_run(tmp_path):
     assert record.done["status"] == "truncated"
     assert "raise env.max_updates" in record.done["message"]
     assert len(record.rows) == 6
+
+
+def test_a_method_that_fails_at_work_ends_the_run_in_words(tmp_path, monkeypatch):
+    def fail(*_):
+        raise EvolutionError("nevergrad's CMA failed at update 1 (TypeError); choose a plain method")
+
+    monkeypatch.setattr(Evolution, "improve", fail)
+    with pytest.raises(RunError, match=r"update 1: nevergrad's CMA failed .*; what was done until the last checkpoint"):
+        run(quadratic(tmp_path, "optimizer=evolution"))
 
 
 def test_the_command_line_answers_plainly(tmp_path):
