@@ -12,10 +12,11 @@ import gymnasium
 import nevergrad
 import torch
 
-import hgenv  # noqa: F401 - registers the environments
+import hgenv
 
 POPULATION, GENERATIONS = 8, 10
 
+gymnasium.register_envs(hgenv)  # says what the import is for: it made the ids known
 env = gymnasium.make("hgenv/Quadratic-v0", unroll_steps=16).unwrapped
 env.reset(seed=0)
 space = env.space

@@ -14,8 +14,10 @@ import gymnasium
 from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import Monitor
 
-import hgenv  # noqa: F401 - registers the environments
+import hgenv
 from hgenv.optimizers import hybrid_gradient
+
+gymnasium.register_envs(hgenv)  # says what the import is for: it made the ids known
 
 STEPS, LENGTH = 400, 20
 

@@ -22,7 +22,6 @@ import gymnasium
 import torch
 from torch import Tensor
 
-import hgenv  # noqa: F401 - registers the environments
 from hgenv.env import DataGenEnv
 from hgenv.memory import keep_memory
 from hgenv.probing import Batched, Prober, Serial, Workers
