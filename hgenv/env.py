@@ -83,7 +83,8 @@ class DataGenEnv(gym.Env):
         update: Steps taken since `reset`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as in gymnasium.Env
+    # gymnasium.Env declares it as an attribute of instances, and a ClassVar may not take the place of such a one.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,

@@ -141,7 +141,8 @@ def use_stock_layers() -> None:
     def forward(unit: Unit, x: Tensor) -> Tensor:
         return unit.convolution(nn.functional.silu(unit.norm(x)))
 
-    # On purpose: this process measures what a user's own network would cost.
+    # This process measures what a user's own network would cost, so the method is replaced for all units. Type checkers
+    # refuse to have methods replaced, and by a function whose first argument has another name.
     Unit.forward = forward  # type: ignore[method-assign, assignment]
 
 

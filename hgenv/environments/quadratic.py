@@ -48,7 +48,8 @@ class QuadraticEnv(DataGenEnv):
     * v0: initial version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as in gymnasium.Env; there is nothing to see
+    # There is nothing to see. No ClassVar: see DataGenEnv.
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
-"""What training on a sample did to L, to first order in the weights (Koh and Liang, "Understanding black-box
-predictions via influence functions", ICML 2017; along a trajectory as in TracIn, Pruthi et al., NeurIPS 2020).
+"""What training on a sample did to L, to first order in the weights.
+
+Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; along a trajectory as in TracIn,
+Pruthi et al., NeurIPS 2020.
 
 The influence of sample i of training step k is the derivative of L by its weight in that step's loss. Cut at the
 weights, with g_k = grad_w l(w_k, X_k),
@@ -12,7 +14,7 @@ slope of grad_X l(w_k, X_k), so two passes forward and back will do.
 Two things tell these from what the adjoint gives (`unroll`). The curvature is left out: how a training step changes the
 gradients of those after it, which is all of the adjoint that is not the rule's own arithmetic; the last step has none
 after it. And the slope is a central difference.
-"""  # noqa: D205 - the citation belongs to the first sentence
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class EnvironmentConformance:
 
     def make(self) -> DataGenEnv:
         """A new environment, always the same one, without wrappers (`gymnasium.make(...).unwrapped`)."""
+        # No abstract method: pytest would only say that it cannot make the class, and not what is missing.
         raise NotImplementedError("override make(self) to return the environment to check")
 
     def test_gymnasium_checker(self) -> None:

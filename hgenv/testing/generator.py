@@ -28,6 +28,7 @@ class GeneratorConformance:
 
     def make(self) -> Generator:
         """A new generator, always the same one."""
+        # No abstract method: pytest would only say that it cannot make the class, and not what is missing.
         raise NotImplementedError("override make(self) to return the generator to check")
 
     def test_deterministic(self) -> None:

@@ -38,6 +38,7 @@ class LearnerConformance:
 
     def make(self) -> Learner:
         """A new learner, always the same one."""
+        # No abstract method: pytest would only say that it cannot make the class, and not what is missing.
         raise NotImplementedError("override make(self) to return the learner to check")
 
     def samples(self) -> Samples:

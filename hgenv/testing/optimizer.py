@@ -51,6 +51,7 @@ class OptimizerConformance:
 
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         """A new optimizer."""
+        # No abstract method: pytest would only say that it cannot make the class, and not what is missing.
         raise NotImplementedError("override make(self, space, seed) to return the optimizer to check")
 
     def make_env(self) -> DataGenEnv:
