@@ -1,7 +1,7 @@
 """What training on a sample did to L, to first order in the weights.
 
-Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; along a trajectory as in TracIn,
-Pruthi et al., NeurIPS 2020.
+Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; along a trajectory as in
+TracIn, Pruthi et al., NeurIPS 2020.
 
 The influence of sample i of training step k is the derivative of L by its weight in that step's loss. Cut at the
 weights, with g_k = grad_w l(w_k, X_k),
