@@ -6,7 +6,7 @@ Knows spaces, seeds, weights and the ledger; the line from beta to L is `rollout
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,7 @@ from .rollout import Problem, Rollout, restore, roll
 from .tasks.task import Task
 
 GALLERY = 16  # samples that `render` shows
+T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
@@ -127,6 +128,7 @@ class DataGenEnv(gym.Env):
         self.update = 0
         self.last: Rollout | None = None
         self._state: TrainingState | None = None
+        self._seed: int | None = None
         self._rolled = False
 
     # What the problem is made of.
@@ -168,9 +170,7 @@ class DataGenEnv(gym.Env):
         Raises:
             gymnasium.error.ResetNeeded: There was no `reset` yet.
         """
-        if self._state is None:
-            raise gym.error.ResetNeeded(f"{type(self).__name__} has no weights yet: call reset(seed=...) first")
-        return self._state
+        return self._after_reset(self._state)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -297,8 +297,7 @@ class DataGenEnv(gym.Env):
 
     def sample_seeds(self, count: int) -> Tensor:
         """The first `count` sample seeds of the coming step, (count,) int64 on the environment's device."""
-        assert self.state is not None  # there is a seed
-        seed = hash_integers(torch.tensor([self._seed]), 1)[0] + self.update
+        seed = hash_integers(torch.tensor([self._after_reset(self._seed)]), 1)[0] + self.update
         return hash_integers(seed, count)[0].to(self.device)
 
     # --- Off the clock -----------------------------------------------------------------------------------------------
@@ -368,6 +367,12 @@ class DataGenEnv(gym.Env):
     def _score(self, data: Data) -> dict[str, float]:
         with self.problem.work(self.ledger, "score"), torch.no_grad():
             return self.task.score(self.learner.output(self.state.weights, data.samples), data)
+
+    def _after_reset(self, value: T | None) -> T:
+        """A value that there is once `reset` was called."""
+        if value is None:
+            raise gym.error.ResetNeeded(f"{type(self).__name__} has no weights yet: call reset(seed=...) first")
+        return value
 
     def _first_patience(self) -> AbstractContextManager[None]:
         """Tells why the first rollout may take long."""
