@@ -27,7 +27,7 @@ from hgenv import DataGenEnv, Generator, Outcome
 from hgenv.optimizers import Antithetic, Credit, Estimator, Hybrid
 from hgenv.optimizers.directions import KINDS
 
-from . import records
+from . import files, records
 from .config import compose, make_environment
 from .studies import ROWS, read_estimates, write_estimates
 
@@ -218,7 +218,7 @@ def write_report(folder: Path) -> str:
         own = [row for row in rows if row["environment"] == environment]
         lines += [*head(environment, known), *table(own, known["groups"]), ""]
     text = "\n".join(lines[:-1]) + "\n"
-    records.write(folder / "report.md", text)
+    files.write(folder / "report.md", text)
     return text
 
 

@@ -10,6 +10,8 @@ blocks of beta, and `view`, the pictures.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
 
 from hgenv.env import DataGenEnv
 from hgenv.problem import RenderError
@@ -44,35 +48,28 @@ class Board:
 
     def __init__(self, folder: Path, env: DataGenEnv, picture_updates: int, first: int) -> None:
         self.env, self.picture_updates = env, picture_updates
-        purge = first or None
-        if purge:
-            # TensorBoard reads files in the order of the second in their names: ours has to come after what it voids.
-            seconds = [int(second) for path in folder.rglob(FILES) if (second := path.name.split(".")[3]).isdecimal()]
-            wait = max(seconds, default=0) + 1 - time.time()
-            time.sleep(min(max(0.0, wait), 2))  # a clock that was set back is not waited for
-        self.main = SummaryWriter(str(folder), purge_step=purge)
+        self.main = _Log(folder, first)
         self.curves = {MAIN: self.main}
         if env.device.type == "cuda":
-            self.curves |= {
-                clock: SummaryWriter(str(folder / name), purge_step=purge) for name, clock in OTHERS.items()
-            }
+            self.curves |= {clock: _Log(folder / name, first) for name, clock in OTHERS.items()}
         self.drawn = -1
 
     def row(self, row: Row) -> None:
         """Write an update: its curves and its beta, now and then pictures."""
         update = row["update"]
-        scalars = {"loss": row["loss"]} if row["loss"] is not None else {}
+        scalars = {"loss": row["loss"]}
         for data in ("validation", "test"):
             # The metrics of single objects would bury the rest; they are in the rows.
             scalars |= {f"{data}/{name}": value for name, value in row[data].items() if "/" not in name}
         for clock, writer in self.curves.items():
             for tag, value in scalars.items():
-                writer.add_scalar(tag, value, update, walltime=row["spent"][clock])
+                if value is not None:
+                    writer.add(summary.scalar(tag, value), update, row["spent"][clock])
         beta = torch.tensor(row["beta"], dtype=torch.float64)
         for block, values in self.env.space.split(beta).items():
             for i, value in enumerate(values.tolist()):
                 tag = f"{BETA}/{block}/{i}" if len(values) > 1 else f"{BETA}/{block}"
-                self.main.add_scalar(tag, value, update, walltime=row["spent"][MAIN])
+                self.main.add(summary.scalar(tag, value), update, row["spent"][MAIN])
         if update % self.picture_updates == 0:
             self._pictures(row)
 
@@ -94,29 +91,65 @@ class Board:
     def _pictures(self, row: Row) -> None:
         env, update = self.env, row["update"]
         self.drawn = update
-        when: dict[str, Any] = {"global_step": update, "walltime": row["spent"][MAIN]}
+        when = update, row["spent"][MAIN]
         drawn = [
             pictures.arrange(p) for p in (pictures.validation_images(env), pictures.error_maps(env)) if p is not None
         ]
         if not drawn:
             return
-        self.main.add_image(f"{VIEW}/validation", np.concatenate(drawn), dataformats="HWC", **when)
+        self._image("validation", np.concatenate(drawn), when)
         beta = env.space.check(row["beta"])
         # A beta at which something cannot be rendered has no picture of it; that is no reason to end a run.
         with suppress(RenderError):
             gallery = pictures.gallery(env, beta, GALLERY)
             if gallery is not None:
-                self.main.add_image(f"{VIEW}/samples", pictures.arrange(gallery), dataformats="HWC", **when)
+                self._image("samples", pictures.arrange(gallery), when)
             if hasattr(env.generator, "mesh"):
                 self._mesh(env.generator.mesh(beta, 0), when)
 
-    def _mesh(self, mesh: Any, when: dict[str, Any]) -> None:
+    def _image(self, name: str, pixels: pictures.Pixels, when: tuple[int, float]) -> None:
+        self.main.add(summary.image(f"{VIEW}/{name}", pixels, dataformats="HWC"), *when)
+
+    def _mesh(self, mesh: Any, when: tuple[int, float]) -> None:
         corners = mesh.triangles.reshape(1, -1, 3)  # corners of their own, so that facets keep their colour
         colours = ((mesh.face_normals.repeat(3, axis=0) + 1) * 127.5).astype("uint8")[None]
-        self.main.add_mesh(
-            f"{VIEW}/sample",
-            torch.tensor(corners),
-            colors=torch.from_numpy(colours),
-            faces=torch.arange(corners.shape[1]).reshape(1, -1, 3),
-            **when,
-        )
+        faces = torch.arange(corners.shape[1]).reshape(1, -1, 3)
+        drawn = summary.mesh(f"{VIEW}/sample", torch.tensor(corners), torch.from_numpy(colours), faces, None)
+        self.main.add(drawn, *when)
+
+
+class _Log:
+    """One file of events, written in this thread: torch's own writer reports what the disk refuses from another one.
+
+    Args:
+        folder: Where; made if it is not there.
+        first: Update that is written first. What older files have at or after it is void.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of the second in their names: ours comes after what it voids, whatever
+        # the clock says by now.
+        seconds = [int(second) for path in folder.glob(FILES) if (second := path.name.split(".")[3]).isdecimal()]
+        second = max([int(time.time()), *(known + 1 for known in seconds if known < 9_999_999_999)])
+        self._file = (folder / f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}").open("xb")
+        self._writer = RecordWriter(self._file)
+        self._event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if first:
+            start = SessionLog(status=SessionLog.START)
+            self._event(Event(wall_time=time.time(), step=first, session_log=start))
+
+    def add(self, value: Any, update: int, seconds: float) -> None:
+        """Write a summary of an update, at so many seconds."""
+        self._event(Event(wall_time=seconds, step=update, summary=value))
+
+    def flush(self) -> None:
+        """Have the system know all of it."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._file.close()
+
+    def _event(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())

@@ -1,79 +1,152 @@
-"""Checkpoints of a run: all that its next update depends on, and how much of its rows they stand for."""
+"""Checkpoints of a run: all that its next update depends on, and how much of its rows they stand for.
+
+A file `checkpoint-<rows>.ckpt` is a line of JSON, with the length and the SHA-256 of what follows, and then tensors and
+plain values as `torch.save` writes them. It holds no code: it is read with `weights_only=True`, and objects of other
+kinds are refused when they are saved. The last two are kept. If the newer one is damaged, the older one serves.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from hgenv.accounting import Budget
-from hgenv.env import DataGenEnv
-from hgenv.optimizers import Optimizer
+from . import files
+from .records import RecordError
 
-from . import records
-from .records import CHECKPOINT, ROWS, RecordError, Row
+FORMAT = 1
+KEPT = 2
+MOST = 2**34  # bytes; what claims to be larger is no checkpoint of ours
+
+_NAME = re.compile(r"checkpoint-(\d{1,12})\.ckpt")
+_CURE = "restore the file, or delete the run's folder"
+
+logger = logging.getLogger(__name__)
 
 
-def save(folder: Path, env: DataGenEnv, optimizer: Optimizer, rows: int, file: BinaryIO) -> None:
-    """Write a checkpoint that is there either as it was or completely.
+def save(folder: Path, kept: Mapping[str, Any], rows: int) -> None:
+    """Write a checkpoint that is there completely or not at all, and delete those before the last one.
 
     Args:
         folder: The run's.
-        env: Where it stands.
-        optimizer: Where it stands.
-        rows: How many are written.
-        file: The file they are in; it is on the disk before the checkpoint is.
-    """
-    os.fsync(file.fileno())
-    kept = {"env": env.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
-    temporary = folder / (CHECKPOINT + ".part")
-    torch.save(kept, temporary)
-    os.replace(temporary, folder / CHECKPOINT)
-
-
-def load(folder: Path, device: torch.device) -> tuple[dict[str, Any], list[Row]] | None:
-    """The checkpoint in `folder` and the rows up to it; None if the run is to begin.
+        kept: Tensors, numbers, texts, None, and lists, tuples and dictionaries of them.
+        rows: How many rows it stands for; they are on the disk already.
 
     Raises:
-        RecordError: One of the two files is missing or damaged. Nothing has changed.
+        RecordError: Something in `kept` is of another kind; the message says what.
+        OSError: The system refuses; the checkpoints before are as they were.
     """
-    path, rows = folder / CHECKPOINT, folder / ROWS
-    data = rows.read_bytes() if rows.is_file() else b""
-    if not path.is_file():
-        if data.count(b"\n") > 1:
-            raise RecordError(f"{rows}: there are rows, but no {CHECKPOINT} to go on from; delete the run's folder")
-        rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
-        return None
+    buffer = io.BytesIO()
+    torch.save(_plain(dict(kept), "the state"), buffer)
+    body = buffer.getvalue()
+    head = {"format": FORMAT, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    files.write(folder / f"checkpoint-{rows}.ckpt", [json.dumps(head).encode() + b"\n", body])
+    for path in find(folder)[KEPT:]:
+        with suppress(OSError):  # it is only in the way
+            path.unlink()
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest first."""
+    found = {path: int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
+    return sorted(found, key=lambda path: -found[path])
+
+
+def load(folder: Path, device: torch.device, fits: Callable[[dict[str, Any], int], None]) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; None if there is none at all.
+
+    Args:
+        folder: The run's.
+        device: Where its tensors go.
+        fits: Is given what a checkpoint holds, and for how many rows it stands; raises RecordError if these do not fit
+            the run.
+
+    Raises:
+        RecordError: No checkpoint is whole and fits. Nothing has changed.
+        OSError: The system refuses; that says nothing about the checkpoint.
+    """
+    first: RecordError | None = None
+    for path in find(folder):
+        try:
+            kept = read(path, device)
+            rows = int(path.name[len("checkpoint-") : -len(".ckpt")])
+            fits(kept, rows)
+        except RecordError as error:
+            first = first or error
+            continue
+        if first is not None:
+            logger.warning("%s; goes on from %s", first, path.name)
+        return kept
+    if first is not None:
+        raise first
+    return None
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a checkpoint holds.
+
+    Raises:
+        RecordError: It is damaged, or of a kind that this version does not read.
+        OSError: The system refuses.
+    """
+    with path.open("rb") as file:
+        line = file.readline(1024)
+        try:
+            head = json.loads(line)
+            version, size, digest = head["format"], head["bytes"], head["sha256"]
+            if not isinstance(size, int) or not 0 < size < MOST:
+                raise ValueError(f"{size} bytes")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{path}: damaged, not a checkpoint ({error!r}); {_CURE}") from None
+        if version != FORMAT:
+            raise RecordError(f"{path}: is of format {version}, and this version of hgenv reads format {FORMAT}")
+        if path.stat().st_size != len(line) + size:
+            raise RecordError(
+                f"{path}: damaged, {path.stat().st_size - len(line)} bytes long instead of {size}; {_CURE}"
+            )
+        body = file.read(size)
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise RecordError(f"{path}: damaged, its contents do not have their checksum; {_CURE}")
     try:
-        # Our own file; and optimizers from elsewhere may keep more than tensors and numbers.
-        kept = torch.load(path, map_location=device, weights_only=False)
-        kept["env"], kept["optimizer"], kept["rows"]
-    except Exception as error:  # damaged pickles raise anything
-        raise RecordError(
-            f"{path}: damaged ({type(error).__name__}: {error}); restore the file, or delete the run's folder"
-        ) from error
-    whole = data.split(b"\n")[:-1]
-    found = records.parse_rows(b"\n".join(whole[: kept["rows"]]), rows)
-    if len(found) != kept["rows"]:
-        raise RecordError(
-            f"{rows}: holds {len(found)} rows, but the checkpoint was made after {kept['rows']}; restore the file, or "
-            "delete the run's folder"
-        )
-    return dict(kept), found
+        kept = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        if not isinstance(kept, dict):
+            raise TypeError(f"it holds {type(kept).__name__}")
+    except Exception as error:  # whoever made it, it was not `save`
+        words = str(error).strip().split("\n")[0]
+        raise RecordError(f"{path}: holds more than tensors and plain values ({words}); {_CURE}") from None
+    return kept
 
 
-def resume(
-    folder: Path, kept: dict[str, Any], rows: list[Row], budget: Budget, env: DataGenEnv, optimizer: Optimizer
-) -> None:
-    """Put everything to where it stood at a checkpoint.
+def _plain(value: Any, where: str) -> Any:
+    """A value without code in it: numpy's numbers become Python's.
 
-    Rows that came after it are void. Those up to it count as far as this budget goes, which may be a larger one than
-    that under which they were written.
+    Raises:
+        RecordError: It is, or holds, something else.
     """
-    for row in rows:
-        row["within_budget"] = records.within(row, budget)
-    records.write(folder / ROWS, "".join(records.line(row) for row in rows))
-    env.load_state_dict(kept["env"])
-    optimizer.load_state_dict(kept["optimizer"])
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str, bytes, Tensor):
+        return value
+    if isinstance(value, Tensor):  # a parameter, say
+        return value.detach()
+    if isinstance(value, bool | int | float | str):
+        return next(kind for kind in (bool, int, float, str) if isinstance(value, kind))(value)
+    if isinstance(value, Mapping):
+        return {_plain(key, f"a key of {where}"): _plain(part, f"{where}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_plain(part, f"{where}[{i}]") for i, part in enumerate(value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    raise RecordError(
+        f"{where} is of {type(value).__module__}.{type(value).__qualname__}, but a checkpoint holds tensors, numbers, "
+        "texts, lists and dictionaries alone; have state_dict() return such"
+    )

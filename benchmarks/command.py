@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ COMMANDS = {
 }
 EXTRA = "the command needs a few packages more: pip install 'hgenv[bench]'"
 HELP = ("help", "-h", "--help")
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "board":
             return _board(rest)
         module = {"report": "report.__main__"}.get(name, name)
-        work = importlib.import_module(f".{module}", __package__).main
+        with _stops_at_once():
+            work = importlib.import_module(f".{module}", __package__).main
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("hgenv"):
             raise
@@ -52,7 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     # Each of them is a program of its own, and Hydra reads sys.argv.
     sys.argv = [f"hgenv {name}", *rest]
-    return int(work() or 0)
+    try:
+        return int(work() or 0)
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on where it was", file=sys.stderr)
+        return INTERRUPTED
+
+
+@contextmanager
+def _stops_at_once() -> Iterator[None]:
+    """Ends the process in words when it is interrupted: amid the imports of others, no exception is safe."""
+
+    def stop(*_: object) -> None:
+        os.write(2, b"error: interrupted before anything was begun\n")
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def choices(group: str) -> dict[str, str]:

@@ -7,8 +7,9 @@ where it ran and how often it drew pictures is noted beside it, and may be anoth
 from __future__ import annotations
 
 import importlib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,14 +166,20 @@ def settings(config: DictConfig) -> Settings:
     missing = [name for name in (*IDENTITY, *WHERE, "root", "checkpoint_seconds") if name not in given]
     if missing:
         raise SettingError(f"the setting {missing[0]!r} is missing: give it a value instead of taking it away")
+    unknown = [name for name in given if name not in (*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds")]
+    if unknown:
+        known = ", ".join((*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds"))
+        raise SettingError(f"there is no setting {unknown[0]!r}; there are {known}")
     if not isinstance(given["root"], str) or not given["root"]:
         raise SettingError(f"root must be a folder, not {given['root']!r}")
     optimizer = {**given["optimizer"]}
     if "initial" in optimizer:
         optimizer["initial"] = _initial(optimizer["initial"])
-    if isinstance(given["study"], int | float):
-        given["study"] = str(given["study"])  # study=2024
-    identity = complete({name: given[name] for name in IDENTITY} | {"optimizer": optimizer})
+    given["optimizer"] = optimizer
+    for node, key in ((given, "study"), (given["env"], "label"), (given["optimizer"], "label")):
+        if type(node.get(key)) is int:
+            node[key] = str(node[key])  # study=2024: YAML makes numbers of names
+    identity = complete({name: given[name] for name in IDENTITY})
     where = {name: given[name] for name in WHERE}
     if where["prober"] is not None:
         where["prober"] = _object(where["prober"], "prober")
@@ -224,15 +231,16 @@ def _check(found: Settings) -> None:
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SettingError(f"{key} must be a whole number of at least {least}, not {value!r}")
-    if not isinstance(found.checkpoint_seconds, int | float):
-        raise SettingError(f"checkpoint_seconds must be a number, not {found.checkpoint_seconds!r}")
+    seconds: Any = found.checkpoint_seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise SettingError(f"checkpoint_seconds must be a finite number of at least 0, not {seconds!r}")
     for key, name in (
         ("study", found.identity["study"]),
         ("env.label", found.identity["env"]["label"]),
         ("optimizer.label", found.identity["optimizer"]["label"]),
     ):
-        if not isinstance(name, str) or not name or "/" in name:
-            raise SettingError(f"{key} must be a name for a folder, not {name!r}")
+        if fault := records.name_fault(name):
+            raise SettingError(f"{key} must be a name for a folder, not {name!r}: {fault}")
     budget = found.identity["budget"]
     if not isinstance(budget, Mapping) or set(budget) != {"amount", "unit"}:
         raise BudgetError(f"budget must have an amount and a unit, not {budget!r}")
@@ -276,10 +284,27 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
         `key: value there, value now`, one for each difference.
     """
     recorded = {name: recorded[name] for name in IDENTITY if name in recorded}
-    # A setting or a class that is no longer there is one of the differences.
-    with suppress(SettingError, KeyError, TypeError):
-        recorded = complete(recorded)
+    # A setting or a class that is no longer there is one of the differences. So is one that has not been imported for
+    # `current`: a record may be a stranger's, and may name any module.
+    if all(defaults.familiar(name) for name in _names(recorded)):
+        with suppress(SettingError, KeyError, TypeError, AttributeError, ValueError):
+            recorded = complete(recorded)
     return defaults.differences(recorded, current)
+
+
+def _names(node: Any) -> Iterator[str]:
+    """The names of all modules and classes that settings would import."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == TARGET:
+                yield str(value)
+            elif key == "id" and ":" in str(value):
+                yield str(value).rpartition(":")[0]
+            else:
+                yield from _names(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _names(value)
 
 
 def ended(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

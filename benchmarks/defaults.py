@@ -72,6 +72,12 @@ def find(name: Any, where: str) -> Target:
     return typing.cast(Target, found)
 
 
+def familiar(name: Any) -> bool:
+    """Whether looking for a name imports nothing from a package that is not imported already, or our own."""
+    first = str(name).partition(".")[0]
+    return first == "hgenv" or first in sys.modules
+
+
 def name_of(target: type) -> str:
     """The name by which `find` finds a class: of the outermost package whose `__all__` has it, else of its module."""
     packages = target.__module__.split(".")
@@ -275,6 +281,8 @@ def same_target(one: Any, other: Any) -> bool:
     """Whether two names mean the same class or function, by whatever package."""
     if one == other:
         return True
+    if not (familiar(one) and familiar(other)):
+        return False
     try:
         return find(one, "") is find(other, "")
     except SettingError:

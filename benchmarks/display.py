@@ -33,13 +33,17 @@ def describe(row: Row, metric: Mapping[str, str]) -> str:
     """
     name, title = metric["name"], metric["title"]
     loss = f"loss {row['loss']:.4g}" if row["loss"] is not None else row["status"]
-    figures = f"validation {row['validation'][name]:.4g} test {row['test'][name]:.4g}"
+    figures = f"validation {_figure(row['validation'][name])} test {_figure(row['test'][name])}"
     return f"update {row['update']}, {loss}, {title} {figures}"
 
 
 def brief(row: Row, metric: Mapping[str, str]) -> str:
     """A row in fewer words, for beside a bar: how it does on validation."""
-    return f"{metric['title']} {row['validation'][metric['name']]:.4g}"
+    return f"{metric['title']} {_figure(row['validation'][metric['name']])}"
+
+
+def _figure(value: float | None) -> str:
+    return "no number" if value is None else f"{value:.4g}"
 
 
 def shortened(text: str, width: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,12 +15,14 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from . import records
+from . import files, records
 from .config import RunError, Settings
 from .display import QUIET_SECONDS, Bars, brief
+from .parent import Child
 from .records import Row
 
 LOG = "log.txt"  # what a run of ours has printed
+PATIENCE = 30.0  # seconds that a run has to end when it is asked to
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Job:
         settings: What they stand for.
         process: That of the run, once it has begun.
         task: Its bar.
+        said: Where in its log this start of it begins.
         newest: Its last row when it was looked at; None if it has none.
         metric: Its primary metric, as row 0 describes it.
         begun: Share of the budget that was spent before.
@@ -40,8 +42,9 @@ class Job:
 
     arguments: list[str]
     settings: Settings
-    process: subprocess.Popen[bytes] | None = None
+    process: Child | None = None
     task: TaskID | None = None
+    said: int = 0
     newest: Row | None = None
     metric: dict[str, str] | None = None
     begun: float = 0.0
@@ -55,23 +58,34 @@ class Job:
         """Begin it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         threads = str(self.settings.where["threads"])
-        with (self.folder / LOG).open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "hgenv.benchmarks.run", *self.arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # what stops this process is passed on, once
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        with (self.folder / LOG).open("ab") as log:  # another process may be at work on the run, and in the log
+            self.said = log.tell()
+            self.process = Child(
+                [sys.executable, "-m", "hgenv", "run", *self.arguments],
+                log,
+                os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
+
+    def stop(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for its end, and end it where it takes longer than that."""
+        assert self.process is not None
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def look(self) -> None:
         """Find out how far the run is."""
-        path = self.folder / records.ROWS
-        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-        with suppress(ValueError, KeyError, IndexError, TypeError):  # damage is the run's to tell
-            if lines and self.metric is None:
-                self.metric = json.loads(lines[0])["metrics"][0]
-            self.newest = json.loads(lines[-1]) if lines else None
+        with suppress(OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):  # the run's to tell
+            first, self.newest = records.last_rows(self.folder / records.ROWS)
+            if first is not None and self.metric is None:
+                self.metric = first["metrics"][0]
 
     @property
     def share(self) -> float:
@@ -85,8 +99,13 @@ class Job:
         return words.splitlines()[-1].removeprefix(f"{self.folder}: ") if words else "starts"
 
     def last_words(self) -> str:
-        """How the run's output ends."""
-        return (self.folder / LOG).read_text(errors="replace").strip()[-2000:]
+        """How the run's output ends, since it was started here."""
+        try:
+            with (self.folder / LOG).open("rb") as log:
+                log.seek(max(self.said, log.seek(0, os.SEEK_END) - 2000))
+                return log.read().decode(errors="replace").strip()
+        except OSError as error:
+            return f"error: {files.said(error)}"
 
 
 def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
@@ -119,6 +138,7 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                     assert job.process is not None
                     assert job.task is not None
                     if job.process.poll() is not None:
+                        job.process.let_go()
                         ended.append(job)
                         active.remove(job)
                         bars.remove_task(job.task)
@@ -135,19 +155,19 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                         assert task is not None
                         print(f"  {bars.line(task)}", flush=True)
         except KeyboardInterrupt:
-            # Each ends its update and makes a checkpoint.
+            print("interrupted; the runs end their updates and save them. Once more: at once", flush=True)
             for job in active:
-                assert job.process is not None
-                job.process.send_signal(signal.SIGINT)
+                job.stop(signal.SIGINT)
             for job in active:
-                assert job.process is not None
-                job.process.wait()
+                job.wait()
             raise RunError("interrupted; the same command goes on where it was") from None
         finally:
             for job in active:
+                job.stop(signal.SIGTERM)
+            for job in active:
+                job.wait(PATIENCE)
                 assert job.process is not None
-                job.process.terminate()
-                job.process.wait()
+                job.process.let_go()
     return failed
 
 

@@ -4,13 +4,16 @@
 | --- | --- |
 | config.yaml | the schema's number, everything that decides the run, and `where` it runs; written first |
 | rows.jsonl | one JSON object an update, the first for update 0, before any training |
-| checkpoint.pt | all that the next update depends on |
+| checkpoint-<rows>.ckpt | all that the update after so many rows depends on; the last two, see `checkpoint` |
 | validation.png | validation images, where there are any, and their truth: data, so never kept with a result |
 | errors.png | what the last weights predict for them, and error maps |
 | EARLIER.json | how it had ended, where and with what it was made, before it went on with a larger budget |
 | DONE.json | how the run ended, where and with what it was made; written last |
 | events.out.tfevents.* | logs for TensorBoard |
-| lock | empty; whoever works on the run holds a lock on it |
+| lock, lease.json | who works on the run, see `lease` |
+
+Nothing in it is code, and nothing that is read here is executed: a folder may come from a stranger. What is read is
+checked, so that who uses it can rely on its form.
 
 A run that has ended can be given a larger budget: config.yaml then names that one, DONE.json is gone, and which rows
 are `within_budget` is decided anew.
@@ -18,21 +21,22 @@ are `within_budget` is decided anew.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
-from hgenv.accounting import Budget
+from hgenv.accounting import COUNTS, FREE, PHASES, RESOURCES, Budget
 
-CONFIG, ROWS, CHECKPOINT, DONE = "config.yaml", "rows.jsonl", "checkpoint.pt", "DONE.json"
-LOCK = "lock"
+from . import files
+
+CONFIG, ROWS, DONE = "config.yaml", "rows.jsonl", "DONE.json"
 EARLIER = "EARLIER.json"
 VALIDATION, ERRORS = "validation.png", "errors.png"
 
@@ -41,6 +45,11 @@ VALIDATION, ERRORS = "validation.png", "errors.png"
 SCHEMA = 3
 # Schema 2 named the optimizers by a package of their own.
 _MOVED = {"optimizers.": "hgenv.optimizers."}
+
+ENDINGS = ("finished", "truncated", "failed")
+LARGEST = 2**20  # bytes of config.yaml, DONE.json, EARLIER.json; a run's own have some thousands
+LONGEST = 2**24  # bytes of a row
+NAME = 100  # characters of a study's or a label's name
 
 Row = dict[str, Any]
 
@@ -139,35 +148,25 @@ def line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
+def name_fault(name: Any) -> str | None:
+    """What keeps a text from being the name of a folder on any system, and readable in a report; None if nothing does.
+
+    Args:
+        name: Of a study, or the label of an environment or an optimizer.
+    """
+    if not isinstance(name, str):
+        return f"it is no text, but {name!r}; in YAML, a name that looks like a number needs quotes"
+    if not name or len(name) > NAME:
+        return f"it has {len(name)} characters, not 1 to {NAME}"
+    if name[0] in ". -" or name[-1] in ". ":
+        return "it begins with a dot, a dash or a space, or ends with a dot or a space"
+    odd = sorted({character for character in name if not character.isprintable() or character in '/\\:*?"<>|`$'})
+    return f"it contains {', '.join(map(repr, odd))}" if odd else None
+
+
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write what `read_config` reads."""
-    write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Keep others out of a run's folder, for as long as this process lives and is inside.
-
-    Raises:
-        RecordError: Another process is.
-    """
-    # Not on a file that is ever replaced, and open for writing, which NFS asks for.
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordError(f"{folder}: another process is at work on this run; wait for it, or stop it") from None
-        yield
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that is there either as it was or completely."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    files.write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -175,25 +174,98 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         RecordError: There is no run, its record is damaged, or of another schema.
+        OSError: The system refuses; that says nothing about the record.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        raise RecordError(f"{path}: there is no such file, so this is no run's folder")
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.create(path.read_text()))
-        environment_label(config), config["optimizer"]["label"], config["seed"], config["study"]
-        config["budget"]["unit"], config["budget"]["amount"]
-    except Exception as error:  # the parsers of YAML have no common type
-        raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
-    schema = config.get("schema", 1)
-    if schema == 2:
-        return _renamed(config) | {"schema": SCHEMA}
-    if schema != SCHEMA:
+        config = _yaml(_small(path))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no such file, so this is no run's folder") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise RecordError(f"{path}: damaged, not the config of a run ({words}); delete the run's folder") from None
+    schema = config.get("schema", 1) if isinstance(config, dict) else None
+    if isinstance(schema, int) and schema not in (2, SCHEMA):
         raise RecordError(
             f"{path}: is of schema {schema}, and this version of hgenv reads schemas 2 and {SCHEMA}; use the version "
             "that made the run, another study (study=<name>), or delete the run's folder"
         )
-    return dict(config)
+    try:
+        _check_config(config)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
+    return dict(config) if schema == SCHEMA else _renamed(config) | {"schema": SCHEMA}
+
+
+def _small(path: Path) -> str:
+    """The text of a file that is no larger than files of its kind are.
+
+    Raises:
+        ValueError: It is larger, or no text.
+        OSError: The system refuses.
+    """
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    return data.decode()
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without tags, anchors and aliases: what it makes is as large as its text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.YAMLError(f"anchors and aliases are not taken{event.start_mark}")
+        return super().compose_node(parent, index)
+
+
+# YAML 1.1 takes 1e-3 for a text; Hydra, and so do we, for a number.
+_Plain.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Plain)
+
+
+def _check_config(config: Any) -> None:
+    """Make sure that a config has the form of one.
+
+    Raises:
+        ValueError, KeyError, TypeError: It has not.
+    """
+    _check_plain(config)
+    environment_label(config), config["env"]["id"]
+    for name in (config["study"], config["env"]["label"], config["optimizer"]["label"]):
+        if fault := name_fault(name):
+            raise ValueError(f"the name {name!r}: {fault}")
+    budget, seed = config["budget"], config["seed"]
+    Budget(budget["amount"], budget["unit"])
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"the seed is {seed!r}")
+    if not isinstance(config["env"]["id"], str) or not isinstance(config.get("where", {}), dict):
+        raise ValueError("env.id is no text, or where is no mapping")
+
+
+def _check_plain(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is no text")
+            _check_plain(part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_plain(part)
+    elif isinstance(value, str):
+        if "${" in value:  # it would be worked out where objects are made of it
+            raise ValueError(f"{value!r} holds an interpolation")
+    elif value is not None and type(value) not in (bool, int, float):
+        raise ValueError(f"{value!r} is neither number nor text")
 
 
 def _renamed(node: Any) -> Any:
@@ -210,29 +282,138 @@ def _renamed_target(name: Any) -> Any:
     return name
 
 
-def parse_rows(data: bytes, path: Path) -> list[Row]:
-    """The rows in the bytes of a rows file.
+@dataclass(frozen=True)
+class _Form:
+    """What all rows of a run have in common."""
+
+    size: int
+    names: dict[str, frozenset[str]]
+
+
+def parse_rows(lines: Iterable[bytes], path: Path) -> Iterator[Row]:
+    """The rows in the lines of a rows file, each checked.
 
     Raises:
         RecordError: A line is no row, or does not follow the one before it.
     """
-    rows: list[Row] = []
-    for line in data.splitlines():
+    form, before = None, None
+    for number, text in enumerate(lines):
         try:
-            row = json.loads(line)
-            update = row["update"]
-            row["loss"], row["beta"], row["spent"], row["within_budget"], row["validation"], row["test"]
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(text, parse_constant=_refuse)
+            if row["update"] != number or type(row["update"]) is not int:
+                raise ValueError(f"it is update {row['update']!r}, not {number}")
+            if form is None:
+                form = _form(row)
+            _check_row(row, form, before)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError) as error:
             raise RecordError(
-                f"{path}: line {len(rows) + 1} is damaged ({error!r}); restore the file, or delete the run's folder"
+                f"{path}: line {number + 1} is damaged ({error!r}); restore the file, or delete the run's folder"
             ) from None
-        if update != len(rows):
-            raise RecordError(
-                f"{path}: line {len(rows) + 1} is update {update}, not {len(rows)}; restore the file, or delete the "
-                "run's folder"
-            )
-        rows.append(row)
-    return rows
+        before = row["spent"]
+        yield row
+
+
+def lines_of(path: Path, *, ended: bool) -> Iterator[bytes]:
+    """The lines of a rows file.
+
+    Args:
+        path: The file.
+        ended: Whether its run has. If not, the last line may be half there, and is left out.
+
+    Raises:
+        RecordError: A line is too long.
+        OSError: The system refuses.
+    """
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LONGEST):
+            number += 1
+            if not line.endswith(b"\n"):
+                if len(line) == LONGEST:
+                    raise RecordError(
+                        f"{path}: line {number} is damaged, longer than {LONGEST} bytes; restore the file"
+                    )
+                if not ended:
+                    return
+            yield line
+
+
+def last_rows(path: Path) -> tuple[Row | None, Row | None]:
+    """The first row and the last one that is whole, unchecked, without reading those between; None where there is none.
+
+    Raises:
+        ValueError: They are no JSON objects.
+        OSError: The system refuses.
+    """
+    with path.open("rb") as file:
+        first = file.readline(LONGEST)
+        if not first.endswith(b"\n"):
+            return None, None
+        end, block = file.seek(0, 2), 2**14
+        while True:
+            start = max(0, end - block)
+            file.seek(start)
+            whole = file.read(end - start).rpartition(b"\n")[0]
+            if start == 0 or b"\n" in whole or block > LONGEST:
+                break
+            block *= 4
+    found = json.loads(first), json.loads(whole.rpartition(b"\n")[2])
+    if not all(isinstance(row, dict) for row in found):
+        raise ValueError("a row is no object")
+    return found
+
+
+def _form(opening: Row) -> _Form:
+    """The form that row 0 gives to all; checks what it has beyond the others."""
+    names = {data: frozenset(opening[data]) for data in ("validation", "test")}
+    metrics, blocks = opening["metrics"], opening["blocks"]
+    for metric in metrics:
+        if not all(isinstance(metric[key], str) for key in ("name", "title", "unit", "direction")):
+            raise ValueError("a metric's name, title, unit or direction is no text")
+        if metric["direction"] not in ("min", "max") or not all(metric["name"] in known for known in names.values()):
+            raise ValueError(f"the metric {metric['name']!r} has no value, or another direction than min or max")
+    if not metrics:
+        raise ValueError("there is no metric")
+    for block in blocks:
+        if not isinstance(block["name"], str) or not isinstance(block["unit"], str) or type(block["size"]) is not int:
+            raise ValueError("a block of beta has no name, unit or size")
+    size = len(opening["beta"])
+    if sum(block["size"] for block in blocks) != size or min((b["size"] for b in blocks), default=0) < 1:
+        raise ValueError(f"the blocks are not those of a beta of {size} numbers")
+    if not all(isinstance(opening["data"][data], str) for data in names) or not isinstance(opening["device"], str):
+        raise ValueError("the data or the device has no name")
+    return _Form(size, names)
+
+
+def _check_row(row: Row, form: _Form, before: Mapping[str, Any] | None) -> None:
+    if not isinstance(row["status"], str) or not isinstance(row["message"], str):
+        raise ValueError("status or message is no text")
+    if type(row["within_budget"]) is not bool:
+        raise ValueError("within_budget is neither true nor false")
+    if row["loss"] is not None:
+        _check_numbers([row["loss"]], "loss")
+    for name in ("beta", "recommendation"):
+        if not isinstance(row[name], list) or len(row[name]) != form.size:
+            raise ValueError(f"{name} has not {form.size} numbers")
+        _check_numbers(row[name], name)
+    for data, names in form.names.items():
+        if row[data].keys() != names:
+            raise ValueError(f"{data} has other metrics than row 0")
+        _check_numbers([value for value in row[data].values() if value is not None], data)
+    spent = row["spent"]
+    _check_numbers([spent[name] for name in RESOURCES + COUNTS], "spent")
+    if any(spent[name] < (0 if before is None else before[name]) for name in RESOURCES + COUNTS):
+        raise ValueError("less was spent than before")
+
+
+def _check_numbers(values: Iterable[Any], name: str) -> None:
+    for value in values:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name}: {value!r} is no finite number")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
@@ -240,14 +421,28 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
     Raises:
         RecordError: The file is damaged.
+        OSError: The system refuses.
     """
     path = folder / DONE
-    if not path.is_file():
-        return None
     try:
-        done = json.loads(path.read_text())
-        done["status"], done["rows"], done["phases"], done["hardware"], done["versions"], done["commit"]
-    except (ValueError, KeyError, TypeError) as error:
+        done = json.loads(_small(path), parse_constant=_refuse)
+        if done["status"] not in ENDINGS or type(done["rows"]) is not int:
+            raise ValueError(f"the status {done['status']!r}, or the number of rows {done['rows']!r}")
+        for phase in (*PHASES, *FREE):
+            _check_numbers([done["phases"][phase][clock] for clock in ("cpu_seconds", "gpu_seconds")], "phases")
+        for name in ("hardware", "versions"):
+            if not isinstance(done[name], dict):
+                raise ValueError(f"{name} is no object")
+        for name, kinds in (("message", str), ("commit", str | None), ("command", str | None)):
+            if not isinstance(done.get(name), kinds):
+                raise ValueError(f"{name} is no text")
+        for name in ("incidents", "platforms"):
+            if not isinstance(done.get(name, {}), dict):
+                raise ValueError(f"{name} is no object")
+        _check_numbers(done.get("incidents", {}).values(), "incidents")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise RecordError(f"{path}: damaged ({error!r}); delete it, and the run resumes from its checkpoint") from None
     return dict(done)
 
@@ -260,40 +455,73 @@ def keep_ending(folder: Path) -> None:
     own = {name: done.get(name) for name in ("status", "message", "rows", "hardware", "versions", "commit", "command")}
     known = earlier_endings(folder)
     if own not in known:
-        write(folder / EARLIER, json.dumps([*known, own], indent=1) + "\n")
+        files.write(folder / EARLIER, json.dumps([*known, own], indent=1) + "\n")
 
 
 def earlier_endings(folder: Path) -> list[dict[str, Any]]:
     """How a run that went on with a larger budget had ended before, the first time first."""
     path = folder / EARLIER
     try:
-        return list(json.loads(path.read_text())) if path.is_file() else []
-    except ValueError as error:
+        return [dict(ending) for ending in json.loads(_small(path))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"{path}: damaged ({error}); delete it, what it says is lost") from None
 
 
-def read(folder: Path) -> Record:
+@dataclass(frozen=True)
+class Opened:
+    """A run's folder whose rows have not been read yet.
+
+    Attributes:
+        folder: Where it is.
+        config: See `Record`.
+        done: See `Record`.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    done: dict[str, Any] | None
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows, one after the other.
+
+        Raises:
+            RecordError: The file is missing or damaged.
+        """
+        path, count = self.folder / ROWS, 0
+        try:
+            for row in parse_rows(lines_of(path, ended=self.done is not None), path):
+                count += 1
+                yield row
+        except FileNotFoundError:
+            raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost") from None
+        if not count:
+            raise RecordError(f"{path}: holds no row yet")
+        if self.done is not None and self.done["rows"] != count:
+            raise RecordError(
+                f"{path}: holds {count} rows, but the run ended with {self.done['rows']}; restore the file, or delete "
+                "the run's folder"
+            )
+
+
+def opened(folder: Path) -> Opened:
     """The run in `folder`, finished or not.
+
+    Raises:
+        RecordError: Its config or its end is missing or damaged.
+    """
+    return Opened(folder, read_config(folder), read_done(folder))
+
+
+def read(folder: Path) -> Record:
+    """The same with all its rows.
 
     Raises:
         RecordError: A file is missing or damaged.
     """
-    config, done = read_config(folder), read_done(folder)
-    path = folder / ROWS
-    if not path.is_file():
-        raise RecordError(f"{path}: there is no such file; the run has not begun, or the file was lost")
-    data = path.read_bytes()
-    if done is None:
-        data = data[: data.rfind(b"\n") + 1]  # the last line of a run that goes on, or was killed, may be half there
-    rows = parse_rows(data, path)
-    if not rows:
-        raise RecordError(f"{path}: holds no row yet")
-    if done is not None and done["rows"] != len(rows):
-        raise RecordError(
-            f"{path}: holds {len(rows)} rows, but the run ended with {done['rows']}; restore the file, or delete the "
-            "run's folder"
-        )
-    return Record(folder, config, rows, done)
+    found = opened(folder)
+    return Record(folder, found.config, list(found.rows()), found.done)
 
 
 def find(folder: Path) -> list[Path]:

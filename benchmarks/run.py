@@ -4,14 +4,17 @@
 
 The run's folder is its identity: `<root>/<study>/<environment>/<optimizer>/seed=<n>`. A finished run is skipped. A
 killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one. So does a finished
-one that is asked for with a larger budget of the same unit.
+one that is asked for with a larger budget of the same unit. An interrupt (Ctrl-C, SIGTERM, SIGHUP) ends the update and
+saves everything; a second one ends the run at once, and it goes on from its last checkpoint.
 
 What counts against the budget is what happens inside `Optimizer.update`; everything here is off the clock.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import math
 import os
 import shlex
@@ -21,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +41,17 @@ from hgenv.memory import keep_memory
 from hgenv.optimizers.evolution import EvolutionError
 from hgenv.problem import RenderError, Status
 
-from . import checkpoint, config, pictures, provenance, records
+from . import checkpoint, config, files, lease, parent, pictures, provenance, records
 from .board import Board
 from .config import USER_ERRORS, RunError, Settings, make_environment, make_optimizer
 from .display import Display
-from .records import CONFIG, DONE, ROWS, Row
+from .lease import Lease
+from .records import CONFIG, DONE, ROWS, RecordError, Row
 
 FAILURES = 3  # failed steps in a row that end a run
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(RunError):
@@ -62,28 +69,62 @@ def run(settings: Settings, command: str | None = None) -> Path:
         Its folder.
 
     Raises:
-        RunError: It cannot be made so, was interrupted, or failed.
+        RunError: It cannot be made so, was interrupted, or failed; or the system refuses what the run needs. Then what
+            is written stays, and the same command goes on.
         RecordError: Its folder belongs to another configuration, is damaged or in use. Nothing in it has changed.
     """
     folder = settings.folder
-    done = config.ended(folder, settings.identity)
-    if done is None:
-        torch.set_num_threads(settings.where["threads"])
-        if torch.cuda.is_available() and settings.where["device"] != "cpu":
-            _make_gpu_repeatable()
-        print(f"{folder}: makes the environment and its data", flush=True)
-        # Whatever cannot be made fails here, before anything is written.
-        job = _Run(settings, command)
-        folder.mkdir(parents=True, exist_ok=True)
-        with records.owned(folder):
-            done = config.ended(folder, settings.identity)  # by another process, in the meantime
-            if done is None:
-                done = job.go()
-    else:
-        print(f"{folder}: nothing to do, it is {done['status']}", flush=True)
+    try:
+        done = config.ended(folder, settings.identity)
+        if done is None:
+            torch.set_num_threads(settings.where["threads"])
+            if torch.cuda.is_available() and settings.where["device"] != "cpu":
+                _make_gpu_repeatable()
+            print(f"{folder}: makes the environment and its data", flush=True)
+            # Whatever cannot be made fails here, before anything is written.
+            job = _Run(settings, command)
+            folder.mkdir(parents=True, exist_ok=True)
+            with lease.owned(folder) as mine:
+                done = config.ended(folder, settings.identity)  # by another process, in the meantime
+                if done is None:
+                    done = job.go(mine)
+        else:
+            print(f"{folder}: nothing to do, it is {done['status']}", flush=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: {files.said(error)}. What was written is kept, and the same command goes on with it"
+        ) from error
     if done["status"] == "failed":
         raise RunError(f"{folder}: {done['message']}")
     return folder
+
+
+@dataclass
+class _Progress:
+    """What a run needs to know of its rows: not all of them, which would fill the memory.
+
+    Attributes:
+        count: How many there are.
+        first: Row 0.
+        last: The last one.
+        final: The last one within the budget.
+        failed: How many failed one after the other, up to the last.
+    """
+
+    count: int = 0
+    first: Row | None = None
+    last: Row | None = None
+    final: Row | None = None
+    failed: int = 0
+
+    def add(self, row: Row) -> None:
+        """Another row."""
+        self.count += 1
+        self.first = self.first or row
+        self.last = row
+        self.failed = 0 if row["status"] == "OK" else self.failed + 1
+        if row["within_budget"]:
+            self.final = row
 
 
 class _Run:
@@ -94,29 +135,37 @@ class _Run:
         self.folder, self.budget = settings.folder, settings.budget
         self.env = make_environment(settings.record)
         self.optimizer = make_optimizer(settings.record, self.env.space)
-        self.rows: list[Row] = []
+        self.progress = _Progress()
+        platform = provenance.numerics(self.env.device)
+        self.platform = provenance.fingerprint(platform)
+        self.platforms = {self.platform: platform}
+        self.incidents: dict[str, int] = {}
 
-    def go(self) -> dict[str, Any]:
+    def go(self, mine: Lease) -> dict[str, Any]:
         """Begin or resume, update until the run ends, and say how it ended."""
+        self.lease = mine
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
             stack.callback(self.env.close)
-            kept = checkpoint.load(self.folder, self.env.device)
-            self._claim()
+            kept = self._kept()
             print(f"{self.folder}: warms up, off the clock", flush=True)
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
             with self.env.ledger.phase("log"):
                 if kept is not None:
-                    state, self.rows = kept
-                    checkpoint.resume(self.folder, state, self.rows, self.budget, self.env, self.optimizer)
-                    print(f"{self.folder}: resumes after update {self._last}", flush=True)
-                self.file = stack.enter_context((self.folder / ROWS).open("ab"))
+                    self._resume(kept)
+                self._claim()
+                if kept is not None:
+                    files.write(self._rows, (records.line(row).encode() for row in self._rows_until(kept["rows"])))
+                    print(f"{self.folder}: resumes after update {self._last['update']}", flush=True)
+                else:
+                    self._rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
+                self.file = stack.enter_context(files.appended(self._rows))
                 period = self.settings.where["picture_updates"]
-                self.board = Board(self.folder, self.env, period, len(self.rows))
+                self.board = Board(self.folder, self.env, period, self.progress.count)
                 stack.callback(self.board.close)
                 metric = asdict(self.env.task.metrics[0])
-                begun = self.rows[-1]["spent"][self.budget.unit] if self.rows else 0.0
+                begun = self._last["spent"][self.budget.unit] if kept is not None else 0.0
                 display = stack.enter_context(Display(self.folder, self.budget, metric, begun))
             if kept is None:
                 self._write({"update": 0} | self._opening(info["loss"]) | self._row())
@@ -125,22 +174,113 @@ class _Run:
             while (ended := self._ended()) is None:
                 if stop:
                     raise Interrupted(
-                        f"{self.folder}: interrupted; the same command resumes it after update {self._last}"
+                        f"{self.folder}: interrupted; the same command resumes it after update {self._last['update']}"
                     )
                 self._update()
                 self._write(self._row())
-                display.show(self.rows[-1])
+                display.show(self._last)
                 if stop or time.monotonic() - saved >= self.settings.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
             with self.env.ledger.phase("log"):
-                self.board.last_pictures(self.rows[-1])
+                self.board.last_pictures(self._last)
                 self._pictures()
             self._save()
             done = self._done(*ended)
-            records.write(self.folder / DONE, json.dumps(done, indent=1) + "\n")
+            files.write(self.folder / DONE, json.dumps(done, indent=1) + "\n")
             display.end(done)
         return done
+
+    def _kept(self) -> dict[str, Any] | None:
+        """What the newest checkpoint that is whole holds; None if the run is to begin."""
+        written = sum(1 for _ in records.lines_of(self._rows, ended=False)) if self._rows.is_file() else 0
+
+        def fits(kept: dict[str, Any], rows: int) -> None:
+            where = f"{self.folder}, checkpoint-{rows}.ckpt"
+            if not {"run", "rows", "env", "optimizer", "platforms", "incidents"} <= kept.keys() or kept["rows"] != rows:
+                raise RecordError(f"{where}: is no checkpoint of a run; restore the file, or delete the run's folder")
+            mine, theirs = self.settings.identity, kept["run"]
+            apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
+            if apart:
+                raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)}); put the right file there")
+            if written < rows:
+                raise RecordError(
+                    f"{self._rows}: holds {records.plural(written, 'row')}, but the checkpoint was made after {rows}; "
+                    "restore the file, or delete the run's folder"
+                )
+
+        kept = checkpoint.load(self.folder, self.env.device, fits)
+        if kept is None and written > 1:
+            raise RecordError(f"{self._rows}: there are rows, but no checkpoint to go on from; delete the run's folder")
+        return kept
+
+    def _resume(self, kept: dict[str, Any]) -> None:
+        """Put everything to where it stood at a checkpoint; in the folder nothing changes yet.
+
+        Rows that came after it are void. Those up to it count as far as this budget goes, which may be a larger one
+        than that under which they were written.
+
+        Raises:
+            RecordError: The rows are damaged, or a state does not fit.
+        """
+        for row in self._rows_until(kept["rows"]):
+            self.progress.add(row)
+        assert self.progress.first is not None
+        self._check_data(self.progress.first)
+        try:
+            self.env.load_state_dict(kept["env"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.platforms = {str(key): dict(facts) for key, facts in kept["platforms"].items()} | self.platforms
+            self.incidents = {str(what): int(count) for what, count in kept["incidents"].items()}
+        except Exception as error:  # optimizers come from many hands
+            raise RecordError(
+                f"{self.folder}, checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
+                f"({type(error).__name__}: {error}); restore the file, or delete the run's folder"
+            ) from error
+        self._count("resumed")
+        self._compare_platform(self._last.get("platform"))
+
+    def _rows_until(self, count: int) -> Iterator[Row]:
+        """The first `count` rows, as far as this budget goes."""
+        for row in records.parse_rows(itertools.islice(records.lines_of(self._rows, ended=False), count), self._rows):
+            row["within_budget"] = records.within(row, self.budget)
+            yield row
+
+    def _check_data(self, opening: Row) -> None:
+        """Make sure that the photos are those that the run began with.
+
+        Raises:
+            RecordError: They are others.
+        """
+        for name, now in self._fingerprints().items():
+            before = opening.get("fingerprints", {}).get(name, now)
+            if before != now:
+                raise RecordError(
+                    f"{self.folder}: the {name} data {opening['data'][name]!r} are not those that this run began with: "
+                    f"their fingerprint was {before}, and is {now}. Point HGENV_DATA, or env.data, to the old ones, or "
+                    "use another study (study=<name>)"
+                )
+
+    def _compare_platform(self, before: str | None) -> None:
+        if before in (None, self.platform):
+            return
+        then, now = self.platforms.get(str(before), {}), self.platforms[self.platform]
+        apart = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]]
+        logger.warning(
+            "%s: goes on on another platform (%s); from here on the rows may differ in their last bits from those that "
+            "the first would have given", self.folder, "; ".join(apart),
+        )  # fmt: skip
+        self._count("resumed on another platform")
+
+    def _fingerprints(self) -> dict[str, str]:
+        env = self.env
+        return {
+            name: provenance.fingerprint_of_data(data)
+            for name, data in (("validation", env.validation), ("test", env.test))
+        }
+
+    def _count(self, what: str) -> None:
+        self.incidents[what] = self.incidents.get(what, 0) + 1
 
     def _claim(self) -> None:
         """Have the folder say what the run is to be."""
@@ -156,8 +296,13 @@ class _Run:
             records.write_config(self.folder, recorded | {"budget": identity["budget"]})
 
     @property
-    def _last(self) -> int:
-        return int(self.rows[-1]["update"])
+    def _rows(self) -> Path:
+        return self.folder / ROWS
+
+    @property
+    def _last(self) -> Row:
+        assert self.progress.last is not None
+        return self.progress.last
 
     def _update(self) -> None:
         before = self.env.update
@@ -166,7 +311,7 @@ class _Run:
                 self.optimizer.update(self.env)
         except (RenderError, EvolutionError) as error:
             raise RunError(
-                f"{self.folder}, update {self._last + 1}: {error}; what was done until the last checkpoint is kept"
+                f"{self.folder}, update {self.progress.count}: {error}; what was done until the last checkpoint is kept"
             ) from error
         if self.env.update != before + 1:
             raise RunError(
@@ -184,18 +329,27 @@ class _Run:
             row["recommendation"] = _numbers(self.optimizer.recommendation)
             row["spent"] = {unit: round(env.ledger.spent(unit), 6) for unit in RESOURCES + COUNTS}
             row["within_budget"] = records.within(row, self.budget)
+            row["platform"] = self.platform
         row["validation"] = self._metrics("validation", env.validation_metrics())
         row["test"] = self._metrics("test", env.test_metrics())
         return row
 
-    def _metrics(self, data: str, found: dict[str, float]) -> dict[str, float]:
+    def _metrics(self, data: str, found: dict[str, float]) -> dict[str, float | None]:
+        """Metrics as rows hold them: six digits, and null for what is no number."""
+        kept: dict[str, float | None] = {}
         for name, value in found.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"{self.folder}, update {self.env.update}: the {data} metric {name!r} is {value}; the score of "
-                    f"{type(self.env.task).__name__} must be finite, also where the network says nothing sensible"
-                )
-        return {name: float(f"{value:.6g}") for name, value in found.items()}
+            kept[name] = float(f"{value:.6g}") if math.isfinite(value) else None
+            if kept[name] is None and self._count_once(f"{data} {name} not finite"):
+                logger.warning(
+                    "%s, update %d: the %s metric %r is %s; the row has no figure for it, and the run goes on",
+                    self.folder, self.env.update, data, name, value,
+                )  # fmt: skip
+        return kept
+
+    def _count_once(self, what: str) -> bool:
+        """Count something; whether it is the first time."""
+        self._count(what)
+        return self.incidents[what] == 1
 
     def _opening(self, loss: float) -> Row:
         """What row 0 has in place of a step's outcome, and what reports need to know about the environment."""
@@ -209,29 +363,44 @@ class _Run:
             "blocks": [{"name": b.name, "unit": b.unit, "size": b.size} for b in env.space.blocks],
             "metrics": [asdict(metric) for metric in env.task.metrics],
             "device": str(env.device),
+            "fingerprints": self._fingerprints(),
         }
 
     def _write(self, row: Row) -> None:
         with self.env.ledger.phase("log"):
-            self.file.write(records.line(row).encode())
-            self.file.flush()
-            self.rows.append(row)
+            self.lease.check()
+            self.file.append(records.line(row).encode())
+            self.progress.add(row)
             self.board.row(row)
 
     def _save(self) -> None:
         with self.env.ledger.phase("checkpoint"):
+            self.lease.check()
             self.board.flush()
-            checkpoint.save(self.folder, self.env, self.optimizer, len(self.rows), self.file)
+            if self.file.settle():
+                logger.warning("%s was deleted while the run was at work, and is written again", self._rows)
+                self._count("rows written again")
+            if not (self.folder / CONFIG).is_file():
+                self._claim()
+            kept = {
+                "run": self.settings.identity,
+                "rows": self.progress.count,
+                "env": self.env.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "platforms": self.platforms,
+                "incidents": self.incidents,
+            }
+            checkpoint.save(self.folder, kept, self.progress.count)
 
     def _ended(self) -> tuple[str, str] | None:
         """Status and message if the run is at its end."""
-        tail = self.rows[-FAILURES:]
-        if len(tail) == FAILURES and all(row["status"] != "OK" for row in tail):
+        last = self._last
+        if self.progress.failed >= FAILURES:
             return "failed", (
-                f"the last {FAILURES} steps failed, the run ends at update {self._last}: {tail[-1]['status']}: "
-                f"{tail[-1]['message'] or Status[tail[-1]['status']].value}"
+                f"the last {FAILURES} steps failed, the run ends at update {last['update']}: {last['status']}: "
+                f"{last['message'] or Status[last['status']].value}"
             )
-        share = self.rows[-1]["spent"][self.budget.unit] / self.budget.amount
+        share = last["spent"][self.budget.unit] / self.budget.amount
         if share >= 1:
             return "finished", f"the budget of {self.budget.amount:g} {self.budget.unit} is spent"
         if self.env.update >= self.env.max_updates:
@@ -252,8 +421,8 @@ class _Run:
         return {
             "status": status,
             "message": message,
-            "rows": len(self.rows),
-            "final": [row for row in self.rows if row["within_budget"]][-1],
+            "rows": self.progress.count,
+            "final": self.progress.final,
             "phases": self.env.ledger.by_phase(),
             "where": self.settings.where,  # config.yaml has where it began
             "hardware": provenance.hardware(self.env.device),
@@ -261,6 +430,8 @@ class _Run:
             "commit": provenance.commit(),
             "command": self.command,
             "earlier": records.earlier_endings(self.folder),
+            "platforms": self.platforms,
+            "incidents": {**self.incidents, **getattr(self.env.ledger, "incidents", {})},
         }
 
 
@@ -281,7 +452,7 @@ def _stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, receive) for number in STOPS}
     try:
         yield received
     finally:
@@ -323,6 +494,7 @@ def _command() -> str:
 
 def main() -> None:
     """Run from the command line."""
+    parent.end_with_it()
     try:
         sys.argv[1:] = [word if word.startswith("-") else config.override(word) for word in sys.argv[1:]]
     except config.SettingError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from .. import records, studies
+from .. import files, records, studies
 from ..records import RecordError
 from ..studies import Run
 from . import figures, tables
@@ -212,7 +212,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
             loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=name.endswith("html"),
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
         )  # fmt: skip
-        records.write(out / name, templates.get_template(name).render(context))
+        files.write(out / name, templates.get_template(name).render(context))
     lines = []
     for part in sections:
         lines.append(f"{part.label}: {part.data}" + (" (STAND-IN, no real photos)" if part.standin else ""))

@@ -92,7 +92,7 @@ class StackedHourglass(nn.Module):
             raise ValueError(
                 f"this hourglass needs images whose sides are multiples of {multiple} pixels, not {tuple(images.shape)}"
             )
-        x = self.stem(images)
+        x = self.stem(images.contiguous())  # `_Unit` on a GPU takes no other layout, and photos may have another
         maps = []
         for i, (hourglass, features) in enumerate(zip(self.hourglasses, self.features, strict=True)):
             y = features(hourglass(x))

@@ -1,4 +1,4 @@
-from hgenv.benchmarks import compare, records
+from hgenv.benchmarks import checkpoint, compare, records
 from hgenv.benchmarks.run import run
 
 from .tools import quadratic
@@ -35,13 +35,15 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     broken = tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
     run(quadratic(tmp_path, updates=5))
     (broken / "DONE.json").unlink()
-    (broken / "checkpoint.pt").write_bytes(b"")
+    for path in checkpoint.find(broken):
+        path.write_bytes(b"")
     assert compare.main(arguments) == 1
     assert f"{broken} failed" in capsys.readouterr().err
     for other in ("fixed/seed=1", "basic_random_search/seed=0", "basic_random_search/seed=1"):
         assert (tmp_path / "default" / "quadratic" / other / "DONE.json").is_file()
 
-    (broken / "checkpoint.pt").unlink()
+    for path in checkpoint.find(broken):
+        path.unlink()
     (broken / "rows.jsonl").unlink()
     assert compare.main(arguments) == 0
     out = capsys.readouterr().out

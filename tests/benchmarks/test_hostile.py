@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hgenv import RenderError
-from hgenv.benchmarks import config, records
+from hgenv.benchmarks import checkpoint, config, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.run import run
@@ -196,5 +196,5 @@ def test_stopping_a_comparison_stops_its_runs_and_keeps_what_they_did(tmp_path: 
     rows = (folder / "rows.jsonl").read_bytes()
     time.sleep(1)
     assert (folder / "rows.jsonl").read_bytes() == rows, "the run lives on"
-    assert torch.load(folder / "checkpoint.pt")["rows"] == len(rows.splitlines())
+    assert checkpoint.read(checkpoint.find(folder)[0])["rows"] == len(rows.splitlines())
     assert json.loads(rows.splitlines()[-1])["status"] == "OK"

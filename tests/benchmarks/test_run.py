@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hgenv import BudgetError
-from hgenv.benchmarks import checkpoint, records
+from hgenv.benchmarks import checkpoint, lease, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
@@ -133,7 +133,7 @@ def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     thread.join()
     written = len(records.read(rows.parent).rows)
     assert written < 151
-    assert torch.load(rows.parent / "checkpoint.pt")["rows"] == written
+    assert checkpoint.read(checkpoint.find(rows.parent)[0])["rows"] == written
     folder = run(settings)
     unbroken = run(quadratic(tmp_path / "unbroken", "optimizer=basic_random_search", updates=150))
     assert without_clocks(folder) == without_clocks(unbroken)
@@ -148,10 +148,11 @@ def test_a_folder_of_another_configuration_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "damage"), [
-    ("checkpoint.pt", lambda data: data[: len(data) // 2]),
-    ("checkpoint.pt", lambda data: b""),
-    ("checkpoint.pt", None),
-    ("rows.jsonl", lambda data: data[: len(data) // 2]),
+    ("checkpoint-*.ckpt", lambda data: data[: len(data) // 2]),
+    ("checkpoint-*.ckpt", lambda data: data[:-9] + b"?" + data[-8:]),
+    ("checkpoint-*.ckpt", lambda data: b""),
+    ("checkpoint-*.ckpt", None),
+    ("rows.jsonl", lambda data: b""),
     ("rows.jsonl", lambda data: data.replace(b'"loss"', b'"lost"', 3)),
     ("rows.jsonl", None),
     ("config.yaml", lambda data: b"[" + data),
@@ -160,14 +161,30 @@ def test_a_folder_of_another_configuration_is_left_alone(tmp_path):
 def test_damage_is_named_and_nothing_is_overwritten(tmp_path, name, damage):
     folder = run(quadratic(tmp_path))
     (folder / "DONE.json").unlink()
-    if damage is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    for path in folder.glob(name):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage(path.read_bytes()))
     before = tree(tmp_path)
-    with pytest.raises(RecordError, match=rf"{name}[\s\S]*(delete|restore)"):
+    with pytest.raises(RecordError, match=rf"{name.partition('-')[0]}[\s\S]*(delete|restore)"):
         run(quadratic(tmp_path))
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["newest checkpoint", "rows"])
+def test_what_is_damaged_since_the_checkpoint_before_is_made_again(tmp_path, name, caplog):
+    first = run(quadratic(tmp_path / "damaged", "optimizer=evolution", updates=5))
+    run(quadratic(tmp_path / "damaged", "optimizer=evolution", updates=9))
+    (first / "DONE.json").unlink()
+    newest, before = checkpoint.find(first)
+    path = newest if name == "newest checkpoint" else first / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-100])
+    run(quadratic(tmp_path / "damaged", "optimizer=evolution", updates=9))
+    assert f"goes on from {before.name}" in caplog.text
+    assert path.name in caplog.text
+    whole = run(quadratic(tmp_path / "whole", "optimizer=evolution", updates=9))
+    assert without_clocks(first) == without_clocks(whole)
 
 
 def test_a_damaged_end_is_named(tmp_path):
@@ -180,7 +197,7 @@ def test_a_damaged_end_is_named(tmp_path):
 def test_only_one_process_works_on_a_run(tmp_path):
     folder = run(quadratic(tmp_path))
     before = tree(tmp_path)
-    with records.owned(folder), pytest.raises(RecordError, match="another process"):
+    with lease.owned(folder), pytest.raises(RecordError, match=rf"process {os.getpid()} on .* is at work"):
         run(quadratic(tmp_path, updates=20))
     assert tree(tmp_path) == before
 
@@ -224,18 +241,18 @@ def test_less_or_another_unit_is_refused(tmp_path, other):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("moment", ["write_config", "resume", "update"])
+@pytest.mark.parametrize("moment", ["write_config", "load", "update"])
 def test_a_run_that_is_killed_while_it_is_extended_can_be_extended_again(tmp_path, monkeypatch, moment):
     def kill(*_, **__):
         raise KeyboardInterrupt
 
     folder = run(quadratic(tmp_path / "killed"))
     with monkeypatch.context() as patch:
-        owner = {"write_config": records, "resume": checkpoint, "update": Fixed}[moment]
+        owner = {"write_config": records, "load": checkpoint, "update": Fixed}[moment]
         patch.setattr(owner, moment, kill)
         with pytest.raises(KeyboardInterrupt):
             run(quadratic(tmp_path / "killed", updates=20))
-    assert records.read(folder).done is None
+    assert (records.read(folder).done is None) == (moment != "load")
     run(quadratic(tmp_path / "killed", updates=20))
     assert without_clocks(folder) == without_clocks(run(quadratic(tmp_path / "whole", updates=20)))
     assert records.read(folder).config["budget"]["amount"] == 20
@@ -250,9 +267,10 @@ def test_a_run_that_was_interrupted_can_be_given_more_as_well(tmp_path):
 
 def test_a_run_that_lost_its_checkpoint_is_not_extended_and_stays_finished(tmp_path):
     folder = run(quadratic(tmp_path))
-    (folder / "checkpoint.pt").unlink()
+    for path in checkpoint.find(folder):
+        path.unlink()
     before = tree(tmp_path)
-    with pytest.raises(RecordError, match=r"no checkpoint\.pt to go on from"):
+    with pytest.raises(RecordError, match="no checkpoint to go on from"):
         run(quadratic(tmp_path, updates=20))
     assert tree(tmp_path) == before
 
