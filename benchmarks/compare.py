@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {folder} failed: {words.removeprefix('error: ')}", file=sys.stderr)
         for study in sorted({folder.parents[2] for folder in folders}):
             found = report.collect([study])
-            print("\n" + report.write(found, study))
+            print("\n" + report.write(found, study, trusted=folders))
             print(f"report:      {study / 'report.html'} (and report.md)")
             print(f"TensorBoard: hgenv board {study}")
     except (HydraException, *USER_ERRORS) as error:

@@ -390,6 +390,21 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 # --- Objects ---------------------------------------------------------------------------------------------------------
 
 
+def is_ours(record: Mapping[str, Any]) -> bool:
+    """Whether everything that makes a run's environment is hgenv's own: its id, and every class that it names."""
+    env = record["env"]
+    try:
+        if ":" in env["id"] or not str(gymnasium.spec(env["id"]).entry_point).startswith("hgenv."):
+            return False
+        names = list(_names(env))
+        if not all(name.startswith("hgenv.") for name in names):
+            return False
+        found = [defaults.find(name, "env") for name in names]
+    except (gymnasium.error.Error, SettingError):
+        return False
+    return all(isinstance(kind, type) and kind.__module__.startswith("hgenv.") for kind in found)
+
+
 def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """The environment of a run.
 

@@ -148,6 +148,13 @@ def line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
+def fault(error: Exception) -> str:
+    """What is wrong with something that was read, by what was raised over it."""
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    return str(error) if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
+
+
 def name_fault(name: Any) -> str | None:
     """What keeps a text from being the name of a folder on any system, and readable in a report; None if nothing does.
 
@@ -182,7 +189,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file, so this is no run's folder") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        words = " ".join(str(error).split())
+        words = " ".join(fault(error).split())
         raise RecordError(f"{path}: damaged, not the config of a run ({words}); delete the run's folder") from None
     schema = config.get("schema", 1) if isinstance(config, dict) else None
     if isinstance(schema, int) and schema not in (2, SCHEMA):
@@ -193,7 +200,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         _check_config(config)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RecordError(f"{path}: damaged, not the config of a run ({error!r}); delete the run's folder") from None
+        raise RecordError(
+            f"{path}: damaged, not the config of a run ({fault(error)}); delete the run's folder"
+        ) from None
     return dict(config) if schema == SCHEMA else _renamed(config) | {"schema": SCHEMA}
 
 
@@ -241,9 +250,11 @@ def _check_config(config: Any) -> None:
     """
     _check_plain(config)
     environment_label(config), config["env"]["id"]
-    for name in (config["study"], config["env"]["label"], config["optimizer"]["label"]):
-        if fault := name_fault(name):
-            raise ValueError(f"the name {name!r}: {fault}")
+    study = config["study"]  # it becomes a folder's name, where results are kept
+    if not isinstance(study, str) or study in ("", ".", "..") or set(study) & set("/\\\0"):
+        raise ValueError(f"{study!r} cannot be the name of a study")
+    if not isinstance(config["env"]["label"], str) or not isinstance(config["optimizer"]["label"], str):
+        raise ValueError("a label is no text")
     budget, seed = config["budget"], config["seed"]
     Budget(budget["amount"], budget["unit"])
     if type(seed) is not int or seed < 0:
@@ -307,7 +318,7 @@ def parse_rows(lines: Iterable[bytes], path: Path) -> Iterator[Row]:
             _check_row(row, form, before)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError) as error:
             raise RecordError(
-                f"{path}: line {number + 1} is damaged ({error!r}); restore the file, or delete the run's folder"
+                f"{path}: line {number + 1} is damaged: {fault(error)}; restore the file, or delete the run's folder"
             ) from None
         before = row["spent"]
         yield row
@@ -443,7 +454,9 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise RecordError(f"{path}: damaged ({error!r}); delete it, and the run resumes from its checkpoint") from None
+        raise RecordError(
+            f"{path}: damaged ({fault(error)}); delete it, and the run resumes from its checkpoint"
+        ) from None
     return dict(done)
 
 
@@ -466,7 +479,7 @@ def earlier_endings(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, RecursionError) as error:
-        raise RecordError(f"{path}: damaged ({error}); delete it, what it says is lost") from None
+        raise RecordError(f"{path}: damaged ({fault(error)}); delete it, what it says is lost") from None
 
 
 @dataclass(frozen=True)
@@ -483,8 +496,9 @@ class Opened:
     config: dict[str, Any]
     done: dict[str, Any] | None
 
+    @property
     def rows(self) -> Iterator[Row]:
-        """Its rows, one after the other.
+        """Its rows, one after the other, from the first again each time that it is asked.
 
         Raises:
             RecordError: The file is missing or damaged.
@@ -521,7 +535,7 @@ def read(folder: Path) -> Record:
         RecordError: A file is missing or damaged.
     """
     found = opened(folder)
-    return Record(folder, found.config, list(found.rows()), found.done)
+    return Record(folder, found.config, list(found.rows), found.done)
 
 
 def find(folder: Path) -> list[Path]:

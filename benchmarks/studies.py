@@ -30,9 +30,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ from hgenv.accounting import COUNTS, FREE, PHASES
 from hgenv.tasks import Metric
 
 from . import records
-from .records import Record, RecordError
+from .records import Opened, Record, RecordError
 
 RUNS, ROWS = "runs.csv", "rows.parquet"
 FORMAT = 1  # of both files
@@ -87,6 +90,8 @@ class End:
         versions: Of the software.
         commit: Of the code; None if that is not known.
         command: What was typed; None if that is not known.
+        platforms: What its bits may depend on, by the fingerprints in its rows; several if it was resumed elsewhere.
+        incidents: What happened to it on the way, such as "resumed", and how often.
     """
 
     status: str
@@ -96,6 +101,8 @@ class End:
     versions: dict[str, Any]
     commit: str | None
     command: str | None
+    platforms: dict[str, Any] = field(default_factory=dict)
+    incidents: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,46 +219,76 @@ class Run:
         return bool(self.spent["gpu_seconds"][-1] > 0)
 
 
-def from_record(record: Record) -> Run:
+def from_record(record: Record | Opened) -> Run:
     """A raw run as columns, thinned and rounded as a study's files are.
 
+    Its rows are gone through once, one after the other: a long run does not have to fit into memory as objects.
+
     Raises:
-        RecordError: Its first row, or its end, lacks what a report needs.
+        RecordError: Its rows are damaged, or lack what a report needs.
     """
-    rows, config = record.rows, record.config
-    path = record.folder / records.ROWS
+    config, path = record.config, record.folder / records.ROWS
+    spent = {name: array("d") for name in SECONDS + COUNTS}
+    values: dict[str, dict[str, array[float]]] = {}
+    loss, within = array("d"), bytearray()
+    status, message, facts = list[str](), list[str](), None
+    kept: dict[int, tuple[Any, Any]] = {}  # beta and recommendation of every tenth row, and of the last counted one
+    last = -1
     try:
-        opening = rows[0]
-        metrics = tuple(Metric(**metric) for metric in opening["metrics"])
-        facts = Facts(metrics, dict(opening["data"]), tuple(opening["blocks"]), str(opening["device"]))
-        names = {data: list(opening[data]) for data in DATA}
-        loss = np.array([np.nan if row["loss"] is None else row["loss"] for row in rows], np.float32).astype(float)
-        spent = {name: _rounded_seconds([row["spent"][name] for row in rows]) for name in SECONDS}
-        spent |= {name: np.array([row["spent"][name] for row in rows], float) for name in COUNTS}
-        values = {d: {name: _rounded([row[d][name] for row in rows]) for name in names[d]} for d in DATA}
-        within = np.array([row["within_budget"] for row in rows], bool)
-        status, message = (np.array([row[name] for row in rows], str) for name in ("status", "message"))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        for number, row in enumerate(record.rows):
+            if facts is None:
+                metrics = tuple(Metric(**metric) for metric in row["metrics"])
+                facts = Facts(metrics, dict(row["data"]), tuple(row["blocks"]), str(row["device"]))
+                values = {data: {name: array("d") for name in row[data]} for data in DATA}
+            loss.append(_number(row["loss"]))
+            status.append(sys.intern(row["status"]))
+            message.append(sys.intern(row["message"]))
+            within.append(row["within_budget"])
+            for name, column in spent.items():
+                column.append(row["spent"][name])
+            for data, columns in values.items():
+                for name, column in columns.items():
+                    column.append(_number(row[data][name]))
+            if row["within_budget"]:
+                if last % THIN:
+                    kept.pop(last, None)
+                last = number
+            if number % THIN == 0 or row["within_budget"]:
+                kept[number] = np.array(row["beta"], np.float32), np.array(row["recommendation"], np.float32)
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise RecordError(f"{path}: a row lacks what a report needs ({error!r}); make the run again") from None
-    spent["total_seconds"] = spent["cpu_seconds"] + spent["gpu_seconds"]
-    counted = np.flatnonzero(within)
-    if not len(counted):
+    if facts is None or last < 0:
         raise RecordError(f"{path}: no row is within the budget; make the run again with a larger one")
-    every = np.arange(len(rows)) % THIN == 0
-    late = np.isin(np.arange(len(rows)), _last_tenth(config["budget"], spent, counted))
-    full = every | late
-    full[_best(metrics[0], values, counted)] = True
+    seconds = {name: _rounded_seconds(spent[name]) for name in SECONDS}
+    counts = {name: np.array(spent[name]) for name in COUNTS}
+    total = {"total_seconds": seconds["cpu_seconds"] + seconds["gpu_seconds"]}
+    rounded = {data: {name: _rounded(column) for name, column in columns.items()} for data, columns in values.items()}
+    counted = np.flatnonzero(np.frombuffer(bytes(within), np.bool_))
     for data in DATA:
-        for name, column in values[data].items():
-            if name != metrics[0].name:
-                column[~(late if "/" in name else full)] = np.nan
-    every[counted[-1]] = True
-    moments = np.flatnonzero(every)
-    betas, recommended = (np.array([rows[i][name] for i in moments], np.float32) for name in ("beta", "recommendation"))
+        if np.isnan(rounded[data][facts.metrics[0].name][counted]).all():
+            raise RecordError(
+                f"{path}: {facts.metrics[0].title} on {data} is a number in no row; see what the task scores"
+            )
+    every = np.arange(len(loss)) % THIN == 0
+    late = np.isin(np.arange(len(loss)), _last_tenth(config["budget"], seconds | counts | total, counted))
+    full = every | late
+    full[_best(facts.metrics[0], rounded, counted)] = True
+    for data in DATA:
+        for name, kept_column in rounded[data].items():
+            if name != facts.metrics[0].name:
+                kept_column[~(late if "/" in name else full)] = np.nan
+    moments = sorted(kept)
     end = None if record.done is None else _end(record.done)
     return Run(
-        record.folder, config, facts, end, status, message, loss, within, spent, values, moments, betas, recommended
+        record.folder, config, facts, end, np.array(status, str), np.array(message, str),
+        np.array(loss, np.float32).astype(float), np.frombuffer(bytes(within), np.bool_), seconds | counts | total,
+        rounded, np.array(moments, np.int64), np.array([kept[i][0] for i in moments]),
+        np.array([kept[i][1] for i in moments]),
     )  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def find(folder: Path) -> list[Path]:
@@ -425,6 +462,7 @@ def _from_columns(folder: Path, line: Mapping[str, str], facts: Facts, columns: 
     end = End(
         line["status"], line["message"], phases,
         json.loads(line["hardware"]), json.loads(line["versions"]), line["commit"] or None, line["command"] or None,
+        *(json.loads(line.get(name) or "{}") for name in ("platforms", "incidents")),
     )  # fmt: skip
     run = Run(
         folder, json.loads(line["settings"]), facts, end, texts("status"), texts("message"), numbers("loss"),
@@ -455,6 +493,7 @@ def _line(run: Run) -> dict[str, Any]:
     line |= {_phase(phase): f"{seconds:.6f}" for phase, seconds in run.end.phases.items()}
     line |= {"commit": run.end.commit or "", "command": run.end.command or ""}
     line |= {name: _json(getattr(run.end, name)) for name in ("hardware", "versions")}
+    line |= {name: _json(kept) for name in ("platforms", "incidents") if (kept := getattr(run.end, name))}
     return line | {"settings": _json(run.config)}
 
 
@@ -481,8 +520,9 @@ def _end(done: Mapping[str, Any]) -> End:
         for phase in (*PHASES, *FREE)
     }
     return End(
-        done["status"], done["message"], phases, done["hardware"], done["versions"], done["commit"], done.get("command")
-    )
+        done["status"], done["message"], phases, done["hardware"], done["versions"], done["commit"],
+        done.get("command"), done.get("platforms", {}), done.get("incidents", {}),
+    )  # fmt: skip
 
 
 def _last_tenth(budget: Mapping[str, Any], spent: Mapping[str, Floats], counted: NDArray[Any]) -> NDArray[np.int64]:
@@ -492,6 +532,8 @@ def _last_tenth(budget: Mapping[str, Any], spent: Mapping[str, Floats], counted:
 
 def _best(primary: Metric, metrics: Mapping[str, Mapping[str, Floats]], counted: NDArray[Any]) -> int:
     values = metrics["validation"][primary.name][counted]
+    worst = np.inf if primary.direction == "min" else -np.inf
+    values = np.where(np.isnan(values), worst, values)
     return int(counted[np.argmin(values) if primary.direction == "min" else np.argmax(values)])
 
 
@@ -576,7 +618,8 @@ def _read_lines(path: Path) -> list[dict[str, str]]:
             if None in line or None in line.values():
                 raise ValueError("a line has more or fewer cells than the first")
             for name in ("settings", "hardware", "versions"):
-                json.loads(line[name])
+                if not isinstance(json.loads(line[name]), dict):
+                    raise ValueError(f"{name} is no object")
             int(line["seed"]), line["environment"], line["optimizer"]
             records.environment_label(json.loads(line["settings"]))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

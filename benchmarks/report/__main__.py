@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .. import records
+from .. import files, records
 from ..records import RecordError
 from . import collect, keep, write
 
@@ -22,18 +22,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="where the report goes; default: the first folder")
     parser.add_argument("--results", type=Path, help="where studies worth committing go")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import and run what the runs name that is not hgenv's own, for its samples",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         folders = options.folders or [_only_study(Path("runs"))]
         found = collect(folders)
         out = options.out or folders[0]
-        print(write(found, out))
+        trusted = {run.source for run in found.runs} if options.trust else set()
+        print(write(found, out, trusted=trusted))
         print(f"report: {out / 'report.md'}, {out / 'report.html'}")
         if options.results is not None:
-            print(f"results: {', '.join(map(str, keep(found, options.results)))}")
+            print(f"results: {', '.join(map(str, keep(found, options.results, trusted=trusted)))}")
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {files.said(error)}", file=sys.stderr)
         return 1
     return 1 if found.excluded else 0
 

@@ -10,9 +10,10 @@ import base64
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -26,7 +27,7 @@ from hgenv.problem import RenderError
 from hgenv.tasks import Picture
 
 from .. import pictures, records
-from ..config import RunError, make_environment
+from ..config import RunError, is_ours, make_environment
 from ..studies import DATA, Run
 from .style import styles
 from .tables import by_optimizer, together
@@ -125,11 +126,22 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
     return figure
 
 
-def gallery(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> tuple[Canvas | None, list[str]]:
-    """Training samples before and after, for the same sample seeds; and what kept environments from having any."""
+def gallery(
+    groups: Sequence[Group], title: Callable[[Sequence[Run]], str], *, trusted: Container[Path]
+) -> tuple[Canvas | None, list[str]]:
+    """Training samples before and after, for the same sample seeds; and what kept environments from having any.
+
+    They are made by the generator that a run names. One that is not hgenv's own runs only where the run's folder is
+    `trusted`: the folder may come from a stranger.
+    """
     blocks, notes = [], []
     for name, runs in groups:
         try:
+            if runs[0].source not in trusted and not is_ours(runs[0].config):
+                raise RunError(
+                    "its generator, or a part of it, is not hgenv's own; if you trust who made the run, "
+                    "hgenv report --trust runs it"
+                )
             made = _samples(runs, *_tiles(len(groups)))
         except RunError as error:
             notes.append(f"{name}: no gallery: {error}")

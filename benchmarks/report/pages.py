@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
+import numpy as np
 
 from .. import files, records, studies
 from ..records import RecordError
-from ..studies import Run
+from ..studies import DATA, Run
 from . import figures, tables
 from .figures import Figure, Group
+from .markdown import block, escaped
 from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
 from .verdict import verdict
 
@@ -69,8 +72,8 @@ def collect(folders: Iterable[Path]) -> Collection:
         for place in sorted({*records.find(folder), *studies.find(folder)}):
             try:
                 is_study = (place / studies.RUNS).is_file()
-                runs = studies.read(place) if is_study else [studies.from_record(records.read(place))]
-            except RecordError as error:
+                runs = studies.read(place) if is_study else [studies.from_record(records.opened(place))]
+            except (RecordError, OSError) as error:
                 found.excluded[place] = str(error)
                 continue
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -87,7 +90,23 @@ def collect(folders: Iterable[Path]) -> Collection:
             f"no run in {', '.join(map(str, folders))}: no folder there holds a {records.CONFIG} or a {studies.RUNS}"
         )
     found.runs.sort(key=lambda run: run.key)
+    _leave_out_strangers(found)
     return found
+
+
+def _leave_out_strangers(found: Collection) -> None:
+    """Leave out runs that cannot stand in one table with the first of their environment."""
+    first: dict[str, Run] = {}
+    for run in list(found.runs):
+        known = first.setdefault(run.environment, run)
+        for what in ("metrics", "blocks"):
+            if getattr(run.facts, what) != getattr(known.facts, what):
+                found.runs.remove(run)
+                found.excluded[run.source / "-".join(map(str, run.key))] = (
+                    f"its {what} are not those of {', '.join(map(str, known.key))}, but its environment has the same "
+                    "label; set env.label apart"
+                )
+                break
 
 
 def section(label: str, runs: Sequence[Run]) -> Section:
@@ -111,6 +130,7 @@ def section(label: str, runs: Sequence[Run]) -> Section:
         for run in finished
         if run.end and run.end.status != "finished"
     ]
+    notes += [f"{run.optimizer}, seed {run.seed}: {words}" for run in finished if (words := _happened(run))]
     if not any(run.has_gpu for run in runs):
         notes.append("no GPU was used: CPU + GPU time is CPU time")
     return Section(
@@ -131,15 +151,35 @@ def section(label: str, runs: Sequence[Run]) -> Section:
     )
 
 
+def _happened(run: Run) -> str:
+    """What happened to a run on the way, in words; empty where nothing did."""
+    assert run.end is not None
+    words = [f"{what} {records.plural(count, 'time')}" for what, count in sorted(run.end.incidents.items())]
+    if len(run.end.platforms) > 1:
+        cpus = dict.fromkeys(
+            str(dict(facts).get("gpu") or dict(facts).get("cpu")) for facts in run.end.platforms.values()
+        )
+        words.append(f"its rows are from {len(run.end.platforms)} platforms ({', '.join(cpus)}); last bits may differ")
+    return "; ".join(words)
+
+
 def _verdict(finished: Sequence[Run], alike: bool) -> str:
     if not finished:
         return "No verdict: no run has ended yet."
+    lost = [r for r in finished for data in DATA if np.isnan(tables.late([r], data, r.primary.name)).any()]
+    if lost:
+        return (
+            f"No verdict: {lost[0].primary.title} of {lost[0].optimizer}, seed {lost[0].seed}, is no number over the "
+            "last tenth of the budget."
+        )
     if not alike:
         return "No verdict: the runs were not made alike; the notes below the table say what differs."
     return verdict(finished)
 
 
-def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure], list[str]]:
+def drawn(
+    groups: Sequence[Group], *, truth: bool = True, trusted: Container[Path] = ()
+) -> tuple[list[Figure], list[str]]:
     """The figures, and what kept some of them from being made; validation data are in them only with `truth`.
 
     A gallery or error maps that cannot be made again, without the generator's files or the runs' own pictures, stay as
@@ -160,7 +200,7 @@ def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure],
         "errors": "What is predicted for validation data, and how wrong that is.",
     }
     for name, (canvas, reasons) in (
-        ("gallery", figures.gallery(groups, _title)),
+        ("gallery", figures.gallery(groups, _title, trusted=trusted)),
         ("errors", figures.errors(groups, _title, truth=truth)),
     ):
         caption = f"{captions[name]} {where}."
@@ -174,8 +214,15 @@ def drawn(groups: Sequence[Group], *, truth: bool = True) -> tuple[list[Figure],
     return made, notes
 
 
-def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True) -> str:
-    """Write the report on some runs into a folder; validation data are shown in it only with `truth`.
+def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True, trusted: Container[Path] = ()) -> str:
+    """Write the report on some runs into a folder.
+
+    Args:
+        found: The runs.
+        out: The folder.
+        html: Whether as a page, too.
+        truth: Whether validation data are shown.
+        trusted: Folders of runs whose own code may run, for samples of theirs. What is hgenv's own always may.
 
     Returns:
         The tables of results, for a console.
@@ -183,7 +230,8 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
     groups = [(label, list(runs)) for label, runs in groupby(found.runs, key=lambda run: run.environment)]
     sections = [section(label, runs) for label, runs in groups]
     shown = [(label, [run for run in runs if run.end is not None] or runs) for label, runs in groups]
-    pictures, notes = drawn(shown, truth=truth) if shown else ([], [])
+    with matplotlib.rc_context({"text.parse_math": False}):  # a name may have dollars
+        pictures, notes = drawn(shown, truth=truth, trusted=trusted) if shown else ([], [])
     ends = [run.end for run in found.runs if run.end is not None]
     context = {
         "title": ", ".join(dict.fromkeys(run.study for run in found.runs))
@@ -198,6 +246,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "hardware": _distinct(end.hardware for end in ends),
         "versions": _distinct(end.versions for end in ends),
         "commits": sorted({end.commit or "unknown (no checkout)" for end in ends}),
+        "block": block,
         "commands": _commands(end.command for end in ends if end.command),
     }
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
@@ -208,22 +257,23 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         (out / FIGURES / figure.name).write_bytes(figure.data)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     for name in ("report.md", "report.html") if html else ("report.md",):
+        page = name.endswith("html")
         templates = jinja2.Environment(
-            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=name.endswith("html"),
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=page,
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=None if page else escaped,
         )  # fmt: skip
         files.write(out / name, templates.get_template(name).render(context))
     lines = []
     for part in sections:
-        lines.append(f"{part.label}: {part.data}" + (" (STAND-IN, no real photos)" if part.standin else ""))
-        lines.append(part.verdict)
+        lines.append(escaped(f"{part.label}: {part.data}") + (" (STAND-IN, no real photos)" if part.standin else ""))
+        lines.append(escaped(part.verdict))
         lines += [table.markdown() for table in (part.main, part.unfinished) if table is not None]
         lines.append("")
-    lines += [f"EXCLUDED {folder}: {reason}" for folder, reason in found.excluded.items()]
+    lines += [escaped(f"EXCLUDED {folder}: {reason}") for folder, reason in found.excluded.items()]
     return "\n".join(lines)
 
 
-def keep(found: Collection, out: Path) -> list[Path]:
+def keep(found: Collection, out: Path, *, trusted: Container[Path] = ()) -> list[Path]:
     """Write what is worth committing of all finished runs, study by study: two files, a report and its figures.
 
     No picture of the data is among it: it may be that others must not have them.
@@ -249,7 +299,7 @@ def keep(found: Collection, out: Path) -> list[Path]:
                     "others, so that they stay, or delete it"
                 )
         studies.write(folder, runs)
-        write(Collection([*runs]), folder, html=False, truth=False)
+        write(Collection([*runs]), folder, html=False, truth=False, trusted=trusted)
         folders.append(folder)
     return folders
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -14,6 +15,7 @@ from hgenv.accounting import FREE, PHASES
 
 from .. import defaults
 from ..studies import DATA, Run
+from .markdown import escaped
 from .style import ordered
 
 CONFIDENCE = 0.95
@@ -28,13 +30,13 @@ class Table:
     header: list[str]
     rows: list[list[str]]
 
-    def markdown(self) -> str:
+    def markdown(self) -> Markup:
         """As Markdown, padded so that it is readable as it stands."""
-        cells = [self.header, *self.rows]
+        cells = [[escaped(cell) for cell in row] for row in (self.header, *self.rows)]
         widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.header))]
         lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
         rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-        return "\n".join([lines[0], rule, *lines[1:]])
+        return Markup("\n".join([lines[0], rule, *lines[1:]]))
 
 
 def by_optimizer(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
@@ -187,10 +189,12 @@ def beta(runs: Sequence[Run]) -> Table:
 def together(runs: Sequence[Run], clock: str, data: str, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Curves of several seeds on one axis of time: (T,) and (seeds, T), to where the shortest ends.
 
-    A value holds until the next update is done: the weights of an update are not there before.
+    A value holds until the next update is done: the weights of an update are not there before. Where an update has no
+    figure, the one before it holds on.
     """
-    times = [run.spent[clock][run.counted] for run in runs]
-    values = [run.metrics[data][metric][run.counted] for run in runs]
+    known = [run.counted[~np.isnan(run.metrics[data][metric][run.counted])] for run in runs]
+    times = [run.spent[clock][rows] for run, rows in zip(runs, known, strict=True)]
+    values = [run.metrics[data][metric][rows] for run, rows in zip(runs, known, strict=True)]
     grid = np.linspace(0, min(time[-1] for time in times), 401)
     held = [np.searchsorted(time, grid, side="right") - 1 for time in times]
     return grid, np.stack([value[np.maximum(index, 0)] for value, index in zip(values, held, strict=True)])
@@ -214,8 +218,13 @@ def budgets(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
-    """A metric's mean over the last tenth of each run."""
-    return np.array([run.metrics[data][metric][run.last_tenth].mean() for run in runs])
+    """A metric's mean over the last tenth of each run, over those of its updates that have a figure; NaN for none."""
+    return np.array([_mean(run.metrics[data][metric][run.last_tenth]) for run in runs])
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _worse_last(value: float, runs: Sequence[Run]) -> float:
@@ -223,6 +232,8 @@ def _worse_last(value: float, runs: Sequence[Run]) -> float:
 
 
 def _cell(mean: float, half: float | None) -> str:
+    if np.isnan(mean):
+        return "no number"
     places = digits(mean)
     return f"{mean:.{places}f}" + ("" if half is None else f" ± {half:.{places}f}")
 

@@ -163,7 +163,7 @@ def test_what_is_a_group_or_has_a_sign_is_left_alone():
     ("env.generator.seed=1", "env.generator ShapeGenerator has no setting 'seed'; it has renderer, depth, lit, light"),
     ("optimizer={label: mine}", "optimizer needs '_target_'"),
     ("optimizer.label=a/b", "optimizer.label must be a name for a folder"),
-    ("checkpoint_seconds=often", "checkpoint_seconds must be a number"),
+    ("checkpoint_seconds=often", "checkpoint_seconds must be a finite number"),
 ])  # fmt: skip
 def test_unknown_keys_and_wrong_kinds_are_named(word, message):
     if word.startswith("optimizer={"):

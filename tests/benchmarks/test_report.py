@@ -493,6 +493,7 @@ def gallery_run(root: Path, *overrides: str) -> Path:
     def with_beta(rows):
         for row in rows:
             row |= {"beta": beta, "recommendation": beta}
+        rows[0]["blocks"] = [{"name": "all", "unit": "1", "size": len(beta)}]
 
     change_rows(folder, with_beta)
     return folder
@@ -526,7 +527,7 @@ def test_a_gallery_that_cannot_be_made_is_a_note_and_the_old_one_stays(tmp_path,
     (study / "runs.csv").write_text(broken)
     assert main([str(study)]) == 0
     text = (study / "report.md").read_text()
-    assert "no gallery: the environment hgenv/ShapeNormalsLit-v0 cannot be made" in text
+    assert "no gallery: its generator, or a part of it, is not hgenv's own" in text
     assert "the figure is as it was" in text
     assert f"](figures/{path.name})" in text
     assert path.read_bytes() == before
@@ -536,5 +537,5 @@ def test_records_say_which_line_is_damaged(tmp_path):
     folder = make_run(tmp_path, "hybrid", 0, [40.0, 30.0, 20.0])
     lines = (folder / "rows.jsonl").read_text().splitlines()
     (folder / "rows.jsonl").write_text("\n".join([lines[0], lines[2]]) + "\n")
-    with pytest.raises(RecordError, match=r"rows.jsonl: line 2 is update 2, not 1"):
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 2 is damaged: it is update 2, not 1"):
         records.read(folder)

@@ -225,7 +225,7 @@ def test_a_later_format_is_named(tmp_path, monkeypatch):
 def test_rows_without_metrics_are_no_run_to_report_on(tmp_path):
     folder = make_run(tmp_path, "one", 0, [40.0, 20.0])
     change_rows(folder, lambda rows: rows[0].pop("metrics"))
-    with pytest.raises(RecordError, match=r"rows.jsonl: a row lacks what a report needs \(KeyError\('metrics'\)\)"):
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 1 is damaged: there is no 'metrics'"):
         raw_run(folder)
 
 
