@@ -396,7 +396,7 @@ def is_ours(record: Mapping[str, Any]) -> bool:
     try:
         if ":" in env["id"] or not str(gymnasium.spec(env["id"]).entry_point).startswith("hgenv."):
             return False
-        names = list(_names(env))
+        names = list(_names([env, record.get("where")]))
         if not all(name.startswith("hgenv.") for name in names):
             return False
         found = [defaults.find(name, "env") for name in names]

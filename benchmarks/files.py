@@ -12,6 +12,7 @@ from pathlib import Path
 _CURES = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "have that file system mounted for writing, or choose another root=<folder>",
     errno.EACCES: "give yourself the right to read and write there, or choose another root=<folder>",
     errno.EPERM: "give yourself the right to read and write there, or choose another root=<folder>",
@@ -43,17 +44,6 @@ def write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk know which files are in a folder, where the system can do that."""
-    with suppress(OSError):  # some file systems take no fsync of folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def said(error: OSError) -> str:

@@ -199,7 +199,7 @@ class _Run:
             where = f"{self.folder}, checkpoint-{rows}.ckpt"
             if not {"run", "rows", "env", "optimizer", "platforms", "incidents"} <= kept.keys() or kept["rows"] != rows:
                 raise RecordError(f"{where}: is no checkpoint of a run; restore the file, or delete the run's folder")
-            mine, theirs = self.settings.identity, kept["run"]
+            mine, theirs = self.settings.identity, kept["run"] if isinstance(kept["run"], dict) else {}
             apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
             if apart:
                 raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)}); put the right file there")

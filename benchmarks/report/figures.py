@@ -250,7 +250,7 @@ def _without_data(config: Mapping[str, Any]) -> dict[str, Any]:
     env = dict(config["env"])
     if "data" in env:
         env |= {"data": "standin", "data_folder": None}
-    return {**config, "env": env, "where": {**config.get("where", {}), "device": "cpu"}}
+    return {**config, "env": env, "where": {"device": "cpu"}}
 
 
 def _error_maps(runs: Sequence[Run], count: int, truth: bool) -> dict[str, Picture | str]:

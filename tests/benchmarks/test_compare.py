@@ -35,10 +35,12 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     broken = tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
     run(quadratic(tmp_path, updates=5))
     (broken / "DONE.json").unlink()
-    for path in checkpoint.find(broken):
-        path.write_bytes(b"")
+    (broken / "rows.jsonl").write_bytes(b"\x80 garbage \xff\n" * 9)
     assert compare.main(arguments) == 1
-    assert f"{broken} failed" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"{broken} failed" in said.err
+    assert "rows.jsonl: line 1 is damaged" in said.err
+    assert f"EXCLUDED {broken}" in said.out
     for other in ("fixed/seed=1", "basic_random_search/seed=0", "basic_random_search/seed=1"):
         assert (tmp_path / "default" / "quadratic" / other / "DONE.json").is_file()
 
