@@ -55,6 +55,7 @@ FORMAT = 1  # of both files
 THIN = 10  # updates between two rows that hold everything but single objects
 SECONDS = ("cpu_seconds", "gpu_seconds", "wall_seconds")  # the total is the sum of the first two
 DATA = ("validation", "test")
+VECTORS = ("beta", "recommendation")
 DIGITS, BETA_DIGITS = 6, 7  # significant ones in rows.jsonl, of metrics and of betas; float32 carries them
 
 Floats = NDArray[np.float64]
@@ -232,8 +233,8 @@ def from_record(record: Record | Opened) -> Run:
     values: dict[str, dict[str, array[float]]] = {}
     loss, within = array("d"), bytearray()
     status, message, facts = list[str](), list[str](), None
-    kept: dict[int, tuple[Any, Any]] = {}  # beta and recommendation of every tenth row, and of the last counted one
-    last = -1
+    kept: dict[int, records.Row] = {}  # every tenth row, and the last counted one
+    last: records.Row | None = None
     try:
         for number, row in enumerate(record.rows):
             if facts is None:
@@ -249,15 +250,12 @@ def from_record(record: Record | Opened) -> Run:
             for data, columns in values.items():
                 for name, column in columns.items():
                     column.append(_number(row[data][name]))
-            if row["within_budget"]:
-                if last % THIN:
-                    kept.pop(last, None)
-                last = number
-            if number % THIN == 0 or row["within_budget"]:
-                kept[number] = np.array(row["beta"], np.float32), np.array(row["recommendation"], np.float32)
+            if number % THIN == 0:
+                kept[number] = {name: np.array(row[name], np.float32) for name in VECTORS}
+            last = row if row["within_budget"] else last
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise RecordError(f"{path}: a row lacks what a report needs ({error!r}); make the run again") from None
-    if facts is None or last < 0:
+    if facts is None or last is None:
         raise RecordError(f"{path}: no row is within the budget; make the run again with a larger one")
     seconds = {name: _rounded_seconds(spent[name]) for name in SECONDS}
     counts = {name: np.array(spent[name]) for name in COUNTS}
@@ -277,13 +275,13 @@ def from_record(record: Record | Opened) -> Run:
         for name, kept_column in rounded[data].items():
             if name != facts.metrics[0].name:
                 kept_column[~(late if "/" in name else full)] = np.nan
+    kept[last["update"]] = {name: np.array(last[name], np.float32) for name in VECTORS}
     moments = sorted(kept)
     end = None if record.done is None else _end(record.done)
     return Run(
         record.folder, config, facts, end, np.array(status, str), np.array(message, str),
         np.array(loss, np.float32).astype(float), np.frombuffer(bytes(within), np.bool_), seconds | counts | total,
-        rounded, np.array(moments, np.int64), np.array([kept[i][0] for i in moments]),
-        np.array([kept[i][1] for i in moments]),
+        rounded, np.array(moments, np.int64), *(np.array([kept[i][name] for i in moments]) for name in VECTORS),
     )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def gallery(
                     "hgenv report --trust runs it"
                 )
             made = _samples(runs, *_tiles(len(groups)))
-        except RunError as error:
+        except Exception as error:  # settings and betas come from anywhere
             notes.append(f"{name}: no gallery: {error}")
             continue
         if made is None:
