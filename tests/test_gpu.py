@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -140,6 +141,33 @@ def test_the_gpu_is_charged_for_what_it_does(name: str) -> None:
     env.test_metrics()
     assert env.ledger.spent("gpu_seconds") == spent
     assert math.isclose(spent, sum(p["gpu_seconds"] for n, p in phases.items()), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["hybrid_gradient", "evolution"])
+def test_a_checkpoint_goes_on_with_the_same_bits(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        env = make("ShapeNormalsLit", "cuda")
+        chosen = REGISTRY[optimizer](env.space, seed=0)
+        chosen.update(env)
+        torch.save({"env": env.state_dict(), "optimizer": chosen.state_dict()}, tmp_path / "kept")
+        whole = []
+        for _ in range(2):
+            chosen.update(env)
+            whole.append([env.outcome.loss, *chosen.recommendation.tolist()])
+        kept = torch.load(tmp_path / "kept", map_location="cuda", weights_only=True)
+        again = make("ShapeNormalsLit", "cuda")
+        other = REGISTRY[optimizer](again.space, seed=0)
+        again.load_state_dict(kept["env"])
+        other.load_state_dict(kept["optimizer"])
+        for expected in whole:
+            other.update(again)
+            assert [again.outcome.loss, *other.recommendation.tolist()] == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("optimizer", sorted(REGISTRY))

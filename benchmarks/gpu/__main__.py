@@ -7,9 +7,9 @@
 | part | seconds | what |
 | --- | --- | --- |
 | tests | 105 | `tests/test_gpu.py` |
-| small_32 | 40 | training step, dL/dX, influence, probes, an update of each optimizer: small network, B = 32 |
-| hybrid_gradient, basic_random_search, credit_gradient | 60 each | a run on MBII `shading`, 64 px, 40 CPU + GPU s |
-| generate | 20 | samples per second at 64 and 128 px |
+| small_32 | 80 | training step, dL/dX, influence, probes, an update of each optimizer: small network, B = 32 |
+| hybrid_gradient, basic_random_search, credit_gradient | 45 each | a run on MBII `shading`, 64 px, 40 CPU + GPU s |
+| generate | 25 | samples per second at 64 and 128 px |
 | large_32, small_256, large_256 | 40 each | as small_32 |
 
 A part's result is written as it ends. Called again, whatever has not ended well is done again, nothing else; so a
@@ -48,7 +48,7 @@ MINUTES = 8.0
 APART = 15  # seconds of them for the script itself
 SPEED = {"small_32": ("small", 32), "large_32": ("large", 32), "small_256": ("small", 256), "large_256": ("large", 256)}
 # Most valuable first.
-SHARES = {"tests": 105, "small_32": 40} | dict.fromkeys(runs.OPTIMIZERS, 60) | {"generate": 20}
+SHARES = {"tests": 105, "small_32": 80} | dict.fromkeys(runs.OPTIMIZERS, 45) | {"generate": 25}
 SHARES |= dict.fromkeys([name for name in SPEED if name not in SHARES], 40)
 
 PATIENCE = 20  # how many times as long a dry run may take: it may be on any CPU
