@@ -8,6 +8,7 @@ updates) time is measured too, but charged to nobody. So all phases together add
 from __future__ import annotations
 
 import resource
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,10 +18,13 @@ from typing import Any
 
 import torch
 
+from .saved import Each, copy_like
+
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
 FREE = ("score", "log", "checkpoint", "warm_up")  # so is everything inside
 OUTSIDE = "outside"  # between the calls of an environment or an optimizer: free, but what is called then is not
 OFF_CLOCK = (*FREE, OUTSIDE)
+CLOCKS = ("cpu_seconds", "gpu_seconds", "wall_seconds")  # of each phase
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
 COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
 MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
@@ -67,14 +71,15 @@ class Ledger:
     Attributes:
         counts: What was done on the clock, by name in `COUNTS`; free of noise. `flops` counts the convolutions and
             matrix products of the network; rendering has none.
+        incidents: What went wrong and was mended, and how often, such as {"workers replaced": 2}. It is for the record:
+            no incident is charged to anybody.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        self._seconds = {
-            phase: dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 0.0) for phase in PHASES + OFF_CLOCK
-        }
+        self._seconds = {phase: dict.fromkeys(CLOCKS, 0.0) for phase in PHASES + OFF_CLOCK}
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self.incidents: dict[str, int] = {}
         self._phase = OUTSIDE
         self._last = _clocks()
         self._event = self._record()
@@ -112,6 +117,18 @@ class Ledger:
         """Add to a count, unless off the clock."""
         if self.on_clock:
             self.counts[name] += amount
+
+    def note(self, what: str) -> None:
+        """Count an incident, on the clock or off it."""
+        self.incidents[what] = self.incidents.get(what, 0) + 1
+
+    def excuse(self, wall_seconds: float) -> None:
+        """Charge nobody for so much of the wall time of the present phase: it passed because something had failed."""
+        self._switch(self._phase)
+        here = self._seconds[self._phase]
+        given = min(max(wall_seconds, 0.0), here["wall_seconds"])
+        here["wall_seconds"] -= given
+        self._seconds[OUTSIDE]["wall_seconds"] += given
 
     def wait(self) -> None:
         """Wait, asleep, for the device to do what it was asked; on a CPU there is nothing to wait for.
@@ -154,15 +171,33 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was spent."""
-        return {"seconds": self.by_phase(), "counts": dict(self.counts)}
+        return {"seconds": self.by_phase(), "counts": dict(self.counts), "incidents": dict(self.incidents)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved ledger; the time since it was saved is not charged."""
-        for phase, seconds in state["seconds"].items():
-            self._seconds[phase] = dict(seconds)
-        self.counts = dict(state["counts"])
+        """Go on from a saved ledger; the time since it was saved is not charged.
+
+        Raises:
+            ValueError: It is no ledger's state. Nothing has changed then.
+        """
+        state = self.checked(state)
+        self._seconds, self.counts, self.incidents = state["seconds"], state["counts"], state["incidents"]
         self._held.clear()
         self._last, self._event = _clocks(), self._record()
+
+    @staticmethod
+    def checked(state: Any) -> dict[str, Any]:
+        """A copy of a saved ledger.
+
+        Raises:
+            ValueError: It is no ledger's state; the message says what is wrong with it.
+        """
+        like = {
+            "seconds": dict.fromkeys(PHASES + OFF_CLOCK, dict.fromkeys(CLOCKS, 0.0)),
+            "counts": dict.fromkeys(COUNTS, 0),
+        }
+        if isinstance(state, dict) and "incidents" not in state:
+            state = state | {"incidents": {}}  # as older versions saved it
+        return copy_like(state, like | {"incidents": Each(0)}, "the ledger")
 
     def _switch(self, phase: str) -> None:
         seconds = self._seconds[self._phase]
@@ -203,5 +238,29 @@ class Ledger:
 
 def _clocks() -> tuple[float, float]:
     """User and system seconds of this process and of those that it has waited for, and wall seconds."""
+    return time.process_time() + _children() - _free, time.perf_counter()
+
+
+def _children() -> float:
     others = resource.getrusage(resource.RUSAGE_CHILDREN)  # a renderer that is a program, say
-    return time.process_time() + others.ru_utime + others.ru_stime, time.perf_counter()
+    return others.ru_utime + others.ru_stime
+
+
+_free = 0.0  # CPU seconds of child processes that are nobody's
+_waiting = threading.RLock()  # a garbage collector may come here while its thread is here already
+
+
+@contextmanager
+def free_children() -> Iterator[None]:
+    """Charge nobody, in any ledger, for the child processes that are waited for inside.
+
+    When a child process has ended and is waited for, the system adds the CPU time of its whole life to the parent's.
+    But what a worker process did is charged when it tells of it, and what it did not tell of was lost by a failure.
+    """
+    global _free  # as the system's own sum is, which it corrects
+    with _waiting:
+        free, before = _free, _children()
+        try:
+            yield
+        finally:
+            _free = free + _children() - before
