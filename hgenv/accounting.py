@@ -7,9 +7,6 @@ updates) time is measured too, but charged to nobody. So all phases together add
 
 from __future__ import annotations
 
-import resource
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .clocks import cpu_and_wall
 from .saved import Each, copy_like
 
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
@@ -81,7 +79,7 @@ class Ledger:
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self.incidents: dict[str, int] = {}
         self._phase = OUTSIDE
-        self._last = _clocks()
+        self._last = cpu_and_wall()
         self._event = self._record()
         self._held: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()  # phases that are not booked yet
 
@@ -182,7 +180,7 @@ class Ledger:
         state = self.checked(state)
         self._seconds, self.counts, self.incidents = state["seconds"], state["counts"], state["incidents"]
         self._held.clear()
-        self._last, self._event = _clocks(), self._record()
+        self._last, self._event = cpu_and_wall(), self._record()
 
     @staticmethod
     def checked(state: Any) -> dict[str, Any]:
@@ -210,7 +208,7 @@ class Ledger:
             self._event = now
             if len(self._held) > MARKS:
                 self._book()
-        clocks = _clocks()
+        clocks = cpu_and_wall()
         seconds["cpu_seconds"] += clocks[0] - self._last[0]
         seconds["wall_seconds"] += clocks[1] - self._last[1]
         self._phase, self._last = phase, clocks
@@ -234,33 +232,3 @@ class Ledger:
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
-
-
-def _clocks() -> tuple[float, float]:
-    """User and system seconds of this process and of those that it has waited for, and wall seconds."""
-    return time.process_time() + _children() - _free, time.perf_counter()
-
-
-def _children() -> float:
-    others = resource.getrusage(resource.RUSAGE_CHILDREN)  # a renderer that is a program, say
-    return others.ru_utime + others.ru_stime
-
-
-_free = 0.0  # CPU seconds of child processes that are nobody's
-_waiting = threading.RLock()  # a garbage collector may come here while its thread is here already
-
-
-@contextmanager
-def free_children() -> Iterator[None]:
-    """Charge nobody, in any ledger, for the child processes that are waited for inside.
-
-    When a child process has ended and is waited for, the system adds the CPU time of its whole life to the parent's.
-    But what a worker process did is charged when it tells of it, and what it did not tell of was lost by a failure.
-    """
-    global _free  # as the system's own sum is, which it corrects
-    with _waiting:
-        free, before = _free, _children()
-        try:
-            yield
-        finally:
-            _free = free + _children() - before

@@ -1,7 +1,8 @@
 """Processes that do tasks: one that dies or hangs is replaced, and its task is done again.
 
 Tasks are pure: done again, they give the same. Processes are spawned, not forked, since neither threads nor GL contexts
-survive a fork. A process ends with its parent, however that ends.
+survive a fork. A process ends with its parent, however that ends. This module is light, so that a process knows of
+that, and of signals, before it imports what its work needs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from typing import Any
 
-import torch.multiprocessing
-
-from .accounting import free_children
+from .clocks import free_children
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Pool:
             note: Told of each process that had to be replaced.
 
         Returns:
-            The answers, in the order of the tasks; and the seconds in which nobody was at work on any of them, since all
+            The answers, in the order of the tasks; and the seconds in which nobody was at work on any of them, as all
             processes were starting or had failed.
 
         Raises:
@@ -140,8 +140,9 @@ class Pool:
     def _heard(self) -> Iterator[tuple[_Worker, Any]]:
         """Wait a moment; then who has answered, and who is lost."""
         busy = [worker for worker in self._workers if worker.task is not None]
+        handles = [handle for worker in busy for handle in (worker.connection, worker.process.sentinel)]
         before = time.monotonic()
-        wait([handle for worker in busy for handle in (worker.connection, worker.process.sentinel)], LOOK)
+        wait(handles, max(0, min(LOOK, *(worker.left for worker in busy))))
         # If more time has passed, this process was stopped itself, and probably all of them were.
         passed = min(time.monotonic() - before, 2 * LOOK)
         for worker in busy:
@@ -209,11 +210,12 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        context = torch.multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.ready, self.task, self.since, self.left = False, None, 0.0, 0.0
         self.process = context.Process(target=_serve, args=(theirs,))
         # It inherits what is blocked, and so hears none of these before it says what they mean to it.
+        resource_tracker.ensure_running()  # would unblock them
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             with free_children():  # multiprocessing waits for whoever has ended

@@ -10,7 +10,7 @@ import math
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -182,8 +182,8 @@ class Workers:
         for _, spent in answers:
             ledger.charge(spent)
         for found, _ in answers:
-            if isinstance(found, BaseException):
-                raise found
+            if isinstance(found, _Raised):
+                raise found.error from RuntimeError(f"in a worker process:\n{found.traceback}")
         return [found for found, _ in answers]
 
     def warm_up(self, problem: Problem, start: TrainingState, beta: Tensor, seeds: Tensor, ledger: Ledger) -> None:
@@ -222,7 +222,7 @@ def _start(problem: Problem, like: TrainingState, flat: Tensor) -> Callable[...,
     problem = replace(problem, threads=1)
     sizes = [t.numel() for t in like.tensors]
 
-    def probe(task: tuple[int, Tensor, Tensor]) -> tuple[Outcome | BaseException, dict[str, Any]]:
+    def probe(task: tuple[int, Tensor, Tensor]) -> tuple[Outcome | _Raised, dict[str, Any]]:
         step, beta, seeds = task
         pairs = zip(flat.split(sizes), like.tensors, strict=True)
         start = replace(like.with_tensors([part.view(t.shape).to(t.dtype) for part, t in pairs]), step=step)
@@ -231,18 +231,23 @@ def _start(problem: Problem, like: TrainingState, flat: Tensor) -> Callable[...,
             with ledger.phase("optimizer"):  # what this process does besides
                 (outcome,) = Serial().probe(problem, start, [beta], seeds, ledger)
         except BaseException as error:
-            return _sendable(error), ledger.state_dict()
+            return _raised(error), ledger.state_dict()
         return outcome, ledger.state_dict()
 
     return probe
 
 
-def _sendable(error: BaseException) -> BaseException:
-    """The error with its traceback for a note; as a RuntimeError if pickle cannot take it."""
-    note = "in a worker process:\n" + "".join(traceback.format_exception(error))
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+    traceback: str
+
+
+def _raised(error: BaseException) -> _Raised:
+    """The error as it can be sent: as a RuntimeError if pickle cannot take it."""
+    text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(note)
-    return error.with_traceback(None)
+    return _Raised(error.with_traceback(None), text)
