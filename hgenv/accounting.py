@@ -7,8 +7,6 @@ updates) time is measured too, but charged to nobody. So all phases together add
 
 from __future__ import annotations
 
-import resource
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +15,14 @@ from typing import Any
 
 import torch
 
+from .clocks import cpu_and_wall
+from .saved import Each, copy_like
+
 PHASES = ("generate", "train", "gradient", "validate", "optimizer")
 FREE = ("score", "log", "checkpoint", "warm_up")  # so is everything inside
 OUTSIDE = "outside"  # between the calls of an environment or an optimizer: free, but what is called then is not
 OFF_CLOCK = (*FREE, OUTSIDE)
+CLOCKS = ("cpu_seconds", "gpu_seconds", "wall_seconds")  # of each phase
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
 COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
 MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
@@ -67,16 +69,17 @@ class Ledger:
     Attributes:
         counts: What was done on the clock, by name in `COUNTS`; free of noise. `flops` counts the convolutions and
             matrix products of the network; rendering has none.
+        incidents: What went wrong and was mended, and how often, such as {"workers replaced": 2}. It is for the record:
+            no incident is charged to anybody.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        self._seconds = {
-            phase: dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 0.0) for phase in PHASES + OFF_CLOCK
-        }
+        self._seconds = {phase: dict.fromkeys(CLOCKS, 0.0) for phase in PHASES + OFF_CLOCK}
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self.incidents: dict[str, int] = {}
         self._phase = OUTSIDE
-        self._last = _clocks()
+        self._last = cpu_and_wall()
         self._event = self._record()
         self._held: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()  # phases that are not booked yet
 
@@ -112,6 +115,18 @@ class Ledger:
         """Add to a count, unless off the clock."""
         if self.on_clock:
             self.counts[name] += amount
+
+    def note(self, what: str) -> None:
+        """Count an incident, on the clock or off it."""
+        self.incidents[what] = self.incidents.get(what, 0) + 1
+
+    def excuse(self, wall_seconds: float) -> None:
+        """Charge nobody for so much of the wall time of the present phase: it passed because something had failed."""
+        self._switch(self._phase)
+        here = self._seconds[self._phase]
+        given = min(max(wall_seconds, 0.0), here["wall_seconds"])
+        here["wall_seconds"] -= given
+        self._seconds[OUTSIDE]["wall_seconds"] += given
 
     def wait(self) -> None:
         """Wait, asleep, for the device to do what it was asked; on a CPU there is nothing to wait for.
@@ -154,15 +169,33 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was spent."""
-        return {"seconds": self.by_phase(), "counts": dict(self.counts)}
+        return {"seconds": self.by_phase(), "counts": dict(self.counts), "incidents": dict(self.incidents)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved ledger; the time since it was saved is not charged."""
-        for phase, seconds in state["seconds"].items():
-            self._seconds[phase] = dict(seconds)
-        self.counts = dict(state["counts"])
+        """Go on from a saved ledger; the time since it was saved is not charged.
+
+        Raises:
+            ValueError: It is no ledger's state. Nothing has changed then.
+        """
+        state = self.checked(state)
+        self._seconds, self.counts, self.incidents = state["seconds"], state["counts"], state["incidents"]
         self._held.clear()
-        self._last, self._event = _clocks(), self._record()
+        self._last, self._event = cpu_and_wall(), self._record()
+
+    @staticmethod
+    def checked(state: Any) -> dict[str, Any]:
+        """A copy of a saved ledger.
+
+        Raises:
+            ValueError: It is no ledger's state; the message says what is wrong with it.
+        """
+        like = {
+            "seconds": dict.fromkeys(PHASES + OFF_CLOCK, dict.fromkeys(CLOCKS, 0.0)),
+            "counts": dict.fromkeys(COUNTS, 0),
+        }
+        if isinstance(state, dict) and "incidents" not in state:
+            state = state | {"incidents": {}}  # as older versions saved it
+        return copy_like(state, like | {"incidents": Each(0)}, "the ledger")
 
     def _switch(self, phase: str) -> None:
         seconds = self._seconds[self._phase]
@@ -175,7 +208,7 @@ class Ledger:
             self._event = now
             if len(self._held) > MARKS:
                 self._book()
-        clocks = _clocks()
+        clocks = cpu_and_wall()
         seconds["cpu_seconds"] += clocks[0] - self._last[0]
         seconds["wall_seconds"] += clocks[1] - self._last[1]
         self._phase, self._last = phase, clocks
@@ -199,9 +232,3 @@ class Ledger:
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
-
-
-def _clocks() -> tuple[float, float]:
-    """User and system seconds of this process and of those that it has waited for, and wall seconds."""
-    others = resource.getrusage(resource.RUSAGE_CHILDREN)  # a renderer that is a program, say
-    return time.process_time() + others.ru_utime + others.ru_stime, time.perf_counter()

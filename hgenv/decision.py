@@ -228,7 +228,7 @@ class DecisionSpace:
 def _project_to_simplex(vectors: Tensor, total: float) -> Tensor:
     """Euclidean projection of (..., n) on {x >= 0, sum x = total} (Duchi et al., ICML 2008, figure 1)."""
     ordered = vectors.sort(-1, descending=True).values
-    counts = torch.arange(1, vectors.shape[-1] + 1, dtype=vectors.dtype)
+    counts = torch.arange(1, vectors.shape[-1] + 1, dtype=vectors.dtype, device=vectors.device)
     thresholds = (ordered.cumsum(-1) - total) / counts
     support = (ordered > thresholds).sum(-1, keepdim=True)
     return (vectors - thresholds.gather(-1, support - 1)).clamp(min=0)

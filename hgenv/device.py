@@ -1,9 +1,9 @@
-"""Where things are computed: the device that a name means, and who works for which tensors."""
+"""Where and how things are computed: devices, threads, and the modes of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -46,3 +46,27 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Have torch compute inside as everything here is written: gradients, in the precision that each tensor has.
+
+    Whatever surrounds the call is without effect: `no_grad`, `inference_mode`, autocast, another default dtype or
+    device. What is made inside are ordinary tensors.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield

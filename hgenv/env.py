@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .decision import DecisionSpace
-from .device import choose_device
+from .device import choose_device, own_modes
 from .generators.random import hash_integers
 from .learning.learner import Learner
 from .learning.rules import Rule, TrainingState
@@ -179,6 +179,7 @@ class DataGenEnv(gym.Env):
 
     # --- Gymnasium -------------------------------------------------------------------------------------------------
 
+    @own_modes()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -206,6 +207,7 @@ class DataGenEnv(gym.Env):
         self.ledger = Ledger(self.device)
         return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
 
+    @own_modes()
     def step(self, beta: ArrayLike | Tensor) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Generate at `beta`, train K steps from the current weights, validate, keep the weights.
 
@@ -222,6 +224,7 @@ class DataGenEnv(gym.Env):
         truncated = self.update >= self.max_updates
         return self._observation(outcome.beta), reward, not outcome.ok, truncated, info
 
+    @own_modes()
     def render(self) -> NDArray[np.uint8] | None:
         """The last step's first 16 training samples as one 4 x 4 gallery, (4 S, 4 S, 3); black if there are none."""
         if self.render_mode is None:
@@ -240,6 +243,7 @@ class DataGenEnv(gym.Env):
 
     # --- What optimizers may ask for, each at its price --------------------------------------------------------------
 
+    @own_modes()
     def rollout(
         self, betas: Tensor, *, start: TrainingState | None = None, seeds: Tensor | None = None, keep: bool = False
     ) -> Rollout:
@@ -283,6 +287,7 @@ class DataGenEnv(gym.Env):
                 self._state, self._last_loss = rolled.end, rolled.outcome.loss
         return rolled
 
+    @own_modes()
     def probe(self, betas: Tensor) -> list[Outcome]:
         """What a step at each of (P, d) betas would give: same weights, same sample seeds. Nothing is kept.
 
@@ -295,6 +300,7 @@ class DataGenEnv(gym.Env):
         seeds = self.sample_seeds(self.problem.num_samples)
         return self.prober.probe(self.problem, start, valid, seeds, self.ledger)
 
+    @own_modes()
     def sample_seeds(self, count: int) -> Tensor:
         """The first `count` sample seeds of the coming step, (count,) int64 on the environment's device."""
         seed = hash_integers(torch.tensor([self._after_reset(self._seed)]), 1)[0] + self.update
@@ -310,6 +316,7 @@ class DataGenEnv(gym.Env):
         """The same on the validation data."""
         return self._score(self.validation)
 
+    @own_modes()
     def warm_up(self) -> None:
         """Run every kernel once, off the clock, so that no optimizer pays for first calls. Changes nothing."""
         beta, seeds = self._valid(self.space.initial), self.sample_seeds(self.problem.num_samples)
@@ -342,6 +349,7 @@ class DataGenEnv(gym.Env):
             "np_random": self.np_random.bit_generator.state,
         }
 
+    @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits.
 

@@ -6,15 +6,14 @@ counts. Another one, on other machines say, is a class with the same three metho
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from .accounting import Ledger
@@ -23,12 +22,11 @@ from .learning.precision import full_precision
 from .learning.rules import TrainingState
 from .learning.unroll import train_together
 from .memory import keep_memory
+from .pool import Pool, WorkerError
 from .problem import Outcome, RenderError
 from .rollout import Problem, roll
 
-
-class WorkerError(RuntimeError):
-    """The worker processes cannot go on. The message says why, and the cure."""
+__all__ = ["Batched", "Prober", "Serial", "WorkerError", "Workers"]
 
 
 class Prober(Protocol):
@@ -144,21 +142,26 @@ class Batched:
 class Workers:
     """Probes side by side in processes with one torch thread each: the same bits as one thread here.
 
-    Processes start at the first probe and hold the problem; weights reach them through shared memory. Spawned, not
-    forked, since neither threads nor GL contexts survive a fork.
+    Processes start at the first probe and hold the problem; weights reach them through shared memory. They end with
+    `close`, or with this process, however it ends. One that dies, or says nothing for `timeout` seconds, is replaced,
+    and its probe made again, with the same bits. `Ledger.incidents` counts that, and nobody is charged for what was
+    lost. Interrupts are left to this process: a worker ignores SIGINT, SIGTERM and SIGHUP; to end one by hand, kill it.
 
     Args:
         count: How many processes.
+        timeout: Seconds that a process has for a probe. The first one of a new process may have kernels to compile.
 
     Raises:
-        ValueError: The count is not positive.
+        ValueError: The count is not positive, or the timeout not positive and finite.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, timeout: float = 300.0) -> None:
         if count < 1:
             raise ValueError(f"there must be at least 1 worker process, not {count}")
-        self.count = count
-        self._pool: ProcessPoolExecutor | None = None
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"the timeout of a worker process must be positive and finite seconds, not {timeout}")
+        self.count, self.timeout = count, timeout
+        self._pool: Pool | None = None
         self._served: Problem | None = None
 
     def probe(
@@ -167,24 +170,21 @@ class Workers:
         """See `Prober`.
 
         Raises:
-            WorkerError: A process died, or the problem cannot be sent to one.
+            WorkerError: Processes cannot be started, or one died or hung three times at one probe; or the problem
+                cannot be sent to one.
             ValueError: The problem is not on the CPU.
         """
         with ledger.phase("train"):
             pool = self._serving(problem, start)
             torch.cat([t.flatten() for t in start.tensors], out=self._flat)
-            jobs = [(start.step, beta.tolist(), seeds.tolist()) for beta in betas]
-            try:
-                found = list(pool.map(_probe, jobs))
-            except BrokenProcessPool:
-                self.close()  # the next probe starts others
-                raise WorkerError(
-                    "a worker process died: killed for memory (use fewer workers, or hgenv.probing.Serial()), or never "
-                    "started (what a script does with workers must stand below `if __name__ == '__main__':`)"
-                ) from None
-        for _, spent in found:
+            answers, idle = pool.map([(start.step, beta, seeds) for beta in betas], ledger.note)
+            ledger.excuse(idle)
+        for _, spent in answers:
             ledger.charge(spent)
-        return [outcome for outcome, _ in found]
+        for found, _ in answers:
+            if isinstance(found, _Raised):
+                raise found.error from RuntimeError(f"in a worker process:\n{found.traceback}")
+        return [found for found, _ in answers]
 
     def warm_up(self, problem: Problem, start: TrainingState, beta: Tensor, seeds: Tensor, ledger: Ledger) -> None:
         """Start the processes and have each make a probe or two."""
@@ -192,54 +192,62 @@ class Workers:
 
     def close(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = self._served = None
+        if self._pool is not None and self._pool.mine:
+            self._pool.close()
+        self._pool = self._served = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Processes belong to one object: a copy starts its own."""
-        return {"count": self.count, "_pool": None, "_served": None}
+        return {"count": self.count, "timeout": self.timeout, "_pool": None, "_served": None}
 
-    def _serving(self, problem: Problem, start: TrainingState) -> ProcessPoolExecutor:
-        if self._pool is not None and self._served is problem:
+    def _serving(self, problem: Problem, start: TrainingState) -> Pool:
+        if self._pool is not None and self._pool.mine and self._served is problem:
             return self._pool
         self.close()
         if problem.device.type != "cpu":
             raise ValueError(f"worker processes probe on the CPU, but this problem is on {problem.device.type}")
         self._flat = torch.cat([t.detach().flatten() for t in start.tensors]).share_memory_()
-        try:
-            pickle.dumps((problem.generator, problem.learner, problem.rule))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise WorkerError(
-                f"worker processes need a generator and a learner that pickle can send to them: {error}; define their "
-                "classes and functions at the top of a module, or use hgenv.probing.Serial()"
-            ) from None
-        context = torch.multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self.count, context, _start, (problem, start, self._flat))
+        like = start.with_tensors([t.detach().to("meta") for t in start.tensors])
+        self._pool = Pool(_start, (problem, like, self._flat), self.count, self.timeout)
         self._served = problem
         return self._pool
 
 
 # --- In the worker --------------------------------------------------------------------------------------------------
 
-_problem: Problem
-_like: TrainingState
-_flat: Tensor
 
-
-def _start(problem: Problem, like: TrainingState, flat: Tensor) -> None:
-    global _problem, _like, _flat  # a process of its own; the pool's initializer has no other place to leave it
+def _start(problem: Problem, like: TrainingState, flat: Tensor) -> Callable[..., tuple[Any, dict[str, Any]]]:
     torch.set_num_threads(1)
     keep_memory()
-    _problem, _like, _flat = replace(problem, threads=1), like, flat
+    problem = replace(problem, threads=1)
+    sizes = [t.numel() for t in like.tensors]
+
+    def probe(task: tuple[int, Tensor, Tensor]) -> tuple[Outcome | _Raised, dict[str, Any]]:
+        step, beta, seeds = task
+        pairs = zip(flat.split(sizes), like.tensors, strict=True)
+        start = replace(like.with_tensors([part.view(t.shape).to(t.dtype) for part, t in pairs]), step=step)
+        ledger = Ledger()
+        try:
+            with ledger.phase("optimizer"):  # what this process does besides
+                (outcome,) = Serial().probe(problem, start, [beta], seeds, ledger)
+        except BaseException as error:
+            return _raised(error), ledger.state_dict()
+        return outcome, ledger.state_dict()
+
+    return probe
 
 
-def _probe(job: tuple[int, list[float], list[int]]) -> tuple[Outcome, dict[str, Any]]:
-    step, numbers, seeds = job
-    parts = _flat.split([t.numel() for t in _like.tensors])
-    views = [part.view(t.shape) for part, t in zip(parts, _like.tensors, strict=True)]
-    start = replace(_like.with_tensors(views), step=step)
-    ledger, beta = Ledger(), torch.tensor(numbers, dtype=torch.float64)
-    with ledger.phase("optimizer"):  # what this process does besides
-        (outcome,) = Serial().probe(_problem, start, [beta], torch.tensor(seeds), ledger)
-    return outcome, ledger.state_dict()
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+    traceback: str
+
+
+def _raised(error: BaseException) -> _Raised:
+    """The error as it can be sent: as a RuntimeError if pickle cannot take it."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return _Raised(error.with_traceback(None), text)

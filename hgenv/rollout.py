@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .decision import DecisionSpace
-from .device import torch_threads
+from .device import own_modes, torch_threads
 from .learning.first_order import influence, sample_gradient_without_curvature
 from .learning.learner import Learner, validation_loss
 from .learning.precision import full_precision
@@ -51,8 +51,8 @@ class Problem:
 
     @contextmanager
     def work(self, ledger: Ledger, phase: str) -> Iterator[None]:
-        """Work inside, charged to a phase."""
-        with ledger.phase(phase), torch_threads(self.threads):
+        """Work inside, charged to a phase, with the threads and modes of torch that it takes."""
+        with ledger.phase(phase), torch_threads(self.threads), own_modes():
             yield
 
     @property
@@ -150,6 +150,7 @@ class SampleGradient:
         """|dL/dX_i| over all fields, (N,) float64."""
         return self.samples.dot(self.samples).sqrt().to("cpu", torch.float64)
 
+    @own_modes()
     def slopes(self, directions: Tensor) -> Slopes:
         """Slopes <dL/dX_i, X_i(beta + delta) - X_i(beta - delta)> / |displacement|, by differences of the generator.
 
@@ -189,6 +190,7 @@ class SampleGradient:
             rise = torch.cat(rises).to("cpu", torch.float64)
             return Slopes(torch.where(distance > 0, rise / distance.clamp(min=1e-12), 0), displacement)
 
+    @own_modes()
     def pathwise(self) -> Tensor:
         """dL/dbeta through each sample by autograd, in the generator's pathwise blocks.
 
@@ -242,6 +244,7 @@ class Rollout:
         """The last state."""
         return self.states[-1]
 
+    @own_modes()
     def sample_gradient(self, *, last_steps: int | None = None, curvature: bool = True) -> SampleGradient:
         """dL/dX of the N samples, by the adjoint of the K training steps.
 
@@ -284,6 +287,7 @@ class Rollout:
             self._charge(steps * (4 * problem.learner.flops("validate", problem.batch_size) + self._rule_flops()))
         return gradient
 
+    @own_modes()
     def influence(self, *, curvature: bool = False) -> Tensor:
         """What training on each of the N samples did to L, to first order in the network's weights.
 
@@ -389,6 +393,6 @@ def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
     outcome = Outcome(**kept["outcome"] | {"status": Status[kept["outcome"]["status"]]})
     betas, seeds = kept["betas"], kept["seeds"]
     states = [TrainingState(**state) for state in kept["states"]]
-    with torch_threads(problem.threads):
+    with torch_threads(problem.threads), own_modes():
         samples = problem.generator(betas, seeds) if outcome.ok else None
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)

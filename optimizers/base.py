@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace, RenderError
+from hgenv.device import own_modes
 
 from .rules import Rule
 from .shrinkage import Shrinkage, ShrinkageState
@@ -51,6 +52,7 @@ class Optimizer(ABC):
         self.random = torch.Generator().manual_seed(seed)
         self.normalized = self._start(initial)
 
+    @own_modes()
     def update(self, env: DataGenEnv) -> None:
         """Improve beta if it is time, and step. What came of the step is in `env.outcome`.
 
@@ -68,6 +70,7 @@ class Optimizer(ABC):
         """Move `normalized`, asking the environment whatever that takes, short of a step."""
 
     @property
+    @own_modes()
     def recommendation(self) -> Tensor:
         """The beta to report, (d,) in its own units."""
         return self._valid(self.normalized.detach())
@@ -76,6 +79,7 @@ class Optimizer(ABC):
         """All that the next update depends on besides the environment, for `torch.save`."""
         return {"normalized": self.normalized.detach().clone(), "random": self.random.get_state()}
 
+    @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits.
 
@@ -93,6 +97,7 @@ class Optimizer(ABC):
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
 
+    @own_modes()
     def _start(self, initial: Initial) -> Tensor:
         """Where to start, (d,) normalized."""
         space = self.space
@@ -179,6 +184,7 @@ class GradientOptimizer(Optimizer):
 
     normalized: torch.nn.Parameter
 
+    @own_modes()
     def __init__(
         self,
         space: DecisionSpace,
@@ -220,6 +226,7 @@ class GradientOptimizer(Optimizer):
         own = {"rule": self._torch_rule.state_dict(), "moves": self._moves, "worked": self._worked}
         return super().state_dict() | own | {"shrinkage": None if self._known is None else asdict(self._known)}
 
+    @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)

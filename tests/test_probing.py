@@ -1,5 +1,6 @@
 """Probes one by one, as one batch, in processes, and in a way of one's own: the same answers at the same price."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -23,12 +24,14 @@ from hgenv import (
     Prober,
     Problem,
     RenderError,
+    SamplesError,
     Serial,
     Status,
     TrainingState,
     WorkerError,
     Workers,
 )
+from hgenv.generators.quadratic import QuadraticGenerator
 from hgenv.learning import Adam
 from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.tasks.quadratic import QuadraticTask
@@ -208,17 +211,44 @@ def test_what_cannot_be_sent_is_an_error_that_says_so() -> None:
     env.close()
 
 
-def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
-    others, env = children(), small("ShapeNormals", prober=Workers(1))
-    betas = env.space.project(env.space.initial)[None]
-    env.probe(betas)
-    (process,) = children() - others
-    os.kill(process, signal.SIGKILL)
-    with pytest.raises(WorkerError, match="died"):
-        env.probe(betas)
-    env.close()
-    assert env.probe(betas)[0].ok  # others take their place
-    env.close()
+class Moody(QuadraticGenerator):
+    """Has no samples for a large spread."""
+
+    def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
+        if betas[0, 3] > 0.9:
+            raise SamplesError(f"nothing is spread by {float(betas[0, 3]):g}")
+        return super().__call__(betas, seeds)
+
+
+def test_whatever_becomes_of_a_worker_probes_are_the_same() -> None:
+    others, found = children(), []
+    for prober in (Serial(), Workers(1)):
+        env = make("Quadratic", prober=prober)
+        env.problem = replace(env.problem, generator=Moody())
+        betas = some_betas(env)
+        betas[:, 3] = betas[:, 3].clamp(max=0.8)
+        first = [outcome.loss for outcome in env.probe(betas)]
+        for process in children() - others:
+            os.kill(process, signal.SIGKILL)
+        second = [outcome.loss for outcome in env.probe(betas)]
+        counts = dict(env.ledger.counts)
+        betas[2, 3], betas[3, 3] = 0.95, 0.96
+        with pytest.raises(SamplesError, match=r"^nothing is spread by 0.95$"):
+            env.probe(betas)
+        betas[2:4, 3] = 0.1
+        third = [outcome.loss for outcome in env.probe(betas)]
+        assert env.ledger.incidents == ({} if isinstance(prober, Serial) else {"workers replaced": 1})
+        found.append((first, second, third, counts))
+        env.close()
+        assert children() == others
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_is_positive_and_finite(timeout: float) -> None:
+    with pytest.raises(ValueError, match=f"timeout of a worker process must be positive and finite seconds.*{timeout}"):
+        Workers(1, timeout)
+    assert copy.deepcopy(Workers(2, 7.5)).timeout == 7.5
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -1,0 +1,39 @@
+"""The clocks of this process and of the child processes that it has waited for."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def cpu_and_wall() -> tuple[float, float]:
+    """User and system seconds of this process and of those that it has waited for, and wall seconds."""
+    return time.process_time() + _children() - _free, time.perf_counter()
+
+
+def _children() -> float:
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)  # a renderer that is a program, say
+    return others.ru_utime + others.ru_stime
+
+
+_free = 0.0  # CPU seconds of child processes that are nobody's
+_waiting = threading.RLock()  # a garbage collector may come here while its thread is here already
+
+
+@contextmanager
+def free_children() -> Iterator[None]:
+    """Charge nobody, in any ledger, for the child processes that are waited for inside.
+
+    When a child process has ended and is waited for, the system adds the CPU time of its whole life to the parent's.
+    But what a worker process did is charged when it tells of it, and what it did not tell of was lost by a failure.
+    """
+    global _free  # as the system's own sum is, which it corrects
+    with _waiting:
+        free, before = _free, _children()
+        try:
+            yield
+        finally:
+            _free = free + _children() - before

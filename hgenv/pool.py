@@ -1,0 +1,344 @@
+"""Processes that do tasks: one that dies or hangs is replaced, and its task is done again.
+
+Tasks are pure: done again, they give the same. Processes are spawned, not forked, since neither threads nor GL contexts
+survive a fork. A process ends with its parent, however that ends. This module is light, so that a process knows of
+that, and of signals, before it imports what its work needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
+from typing import Any
+
+from .clocks import free_children
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3  # of a task, and of a start
+START = 120.0  # seconds that a process has to start, at least
+LOOK = 1.0  # seconds from one look after the processes to the next, at most
+GRACE = 2.0  # seconds that a process has to end by itself
+# The parent decides what these mean: a run that is asked to stop first ends its update. Terminals and service managers
+# send them to all processes of a group.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPLACED = "workers replaced"  # in `Ledger.incidents`
+
+Work = Callable[[Any], Any]
+
+
+class WorkerError(RuntimeError):
+    """The worker processes cannot go on. The message says why, and the cure."""
+
+
+class Pool:
+    """Some processes, each with one task at a time. They start when there are tasks for them.
+
+    Args:
+        set_up: Called once in each process; gives what does the tasks. A function at the top of a module.
+        arguments: Of `set_up`. Tensors among them are shared, not copied.
+        count: How many processes.
+        timeout: Seconds that a process has for a task before it is taken for dead; to start, it has two minutes at
+            least.
+    """
+
+    def __init__(self, set_up: Callable[..., Work], arguments: Sequence[Any], count: int, timeout: float) -> None:
+        self._set_up, self._arguments, self._count, self._timeout = set_up, arguments, count, timeout
+        self._workers: list[_Worker] = []
+        self._failed_starts, self._worked = 0, False
+        # At exit before multiprocessing waits for its children, which it would do for ever.
+        self._end = Finalize(self, _end, (self._workers,), exitpriority=10)
+        self._owner = os.getpid()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process made the pool: not if it is a fork of that which did."""
+        return self._owner == os.getpid()
+
+    def map(self, tasks: Sequence[Any], note: Callable[[str], None]) -> tuple[list[Any], float]:
+        """Have all tasks done.
+
+        Args:
+            tasks: Anything that pickle takes.
+            note: Told of each process that had to be replaced.
+
+        Returns:
+            The answers, in the order of the tasks; and the seconds in which nobody was at work on any of them, as all
+            processes were starting or had failed.
+
+        Raises:
+            WorkerError: A task, or the start, failed three times. All processes have ended then.
+        """
+        begun = time.monotonic()
+        answers: dict[int, Any] = {}
+        waiting, losses = deque(range(len(tasks))), Counter[int]()
+        work: list[tuple[float, float]] = []
+        try:
+            while len(answers) < len(tasks):
+                self._give(tasks, waiting, note)
+                for worker, said in self._heard():
+                    index = worker.task
+                    assert index is not None
+                    if isinstance(said, _Loss):
+                        waiting.appendleft(index)
+                        losses[index] += worker.ready
+                        self._replace(worker, said, losses[index], note)
+                    else:
+                        answers[index], worker.task = said, None
+                        work.append((worker.since, time.monotonic()))
+        except BaseException:
+            self.close()
+            raise
+        return [answers[i] for i in range(len(tasks))], time.monotonic() - begun - _covered(work)
+
+    def close(self) -> None:
+        """End the processes: ask, wait a little, kill."""
+        self._end()
+
+    def _give(self, tasks: Sequence[Any], waiting: deque[int], note: Callable[[str], None]) -> None:
+        """Give each process that has nothing to do a task."""
+        for worker in list(self._workers):
+            if worker.task is None and worker.dead():
+                self._replace(worker, _Loss("ended"), 0, note)
+        idle = [worker for worker in self._workers if worker.task is None]
+        hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(waiting) - len(idle)))]
+        for worker, needs in hired:  # all are on their way by now
+            worker.tell(needs, self._timeout)
+        for worker in [*idle, *(worker for worker, _ in hired)][: len(waiting)]:
+            worker.task = waiting.popleft()
+            worker.left = self._timeout if worker.ready else max(self._timeout, START)
+            worker.since = time.monotonic()
+            worker.tell(pickle.dumps(tasks[worker.task]), self._timeout)
+
+    def _hire(self) -> tuple[_Worker, Any]:
+        """Start a process; and what it is to be sent."""
+        try:
+            needs = ForkingPickler.dumps((self._set_up, self._arguments))
+        except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+            raise WorkerError(
+                f"worker processes need a generator and a learner that pickle can send to them: {error}; define their "
+                "classes and functions at the top of a module, or use hgenv.probing.Serial()"
+            ) from None
+        try:
+            self._workers.append(_Worker())
+        except OSError as error:
+            raise WorkerError(f"no worker process can be started: {error}; use fewer workers") from error
+        return self._workers[-1], needs
+
+    def _heard(self) -> Iterator[tuple[_Worker, Any]]:
+        """Wait a moment; then who has answered, and who is lost."""
+        busy = [worker for worker in self._workers if worker.task is not None]
+        handles = [handle for worker in busy for handle in (worker.connection, worker.process.sentinel)]
+        before = time.monotonic()
+        wait(handles, max(0, min(LOOK, *(worker.left for worker in busy))))
+        # If more time has passed, this process was stopped itself, and probably all of them were.
+        passed = min(time.monotonic() - before, 2 * LOOK)
+        for worker in busy:
+            worker.left -= passed
+            try:
+                said = worker.hear(self._timeout)
+            except _Loss as loss:
+                yield worker, loss
+                continue
+            if said is READY:
+                worker.ready = self._worked = True
+                self._failed_starts = 0
+                worker.left, worker.since = self._timeout, time.monotonic()
+            elif said is not NOTHING:
+                yield worker, said
+
+    def _replace(self, worker: _Worker, loss: _Loss, times: int, note: Callable[[str], None]) -> None:
+        """Let a lost process go; another will be started in its place.
+
+        Raises:
+            WorkerError: That would be of no use.
+        """
+        self._workers.remove(worker)
+        code = worker.exit()
+        how = f"exit code {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
+        if worker.task is not None and not worker.ready:
+            self._failed_starts += 1
+            hopeless = not self._worked and loss.kind == "ended" and (code is None or code >= 0)
+            times = TRIES if hopeless else self._failed_starts
+        if times >= TRIES:
+            if loss.kind == "hung":
+                raise WorkerError(
+                    f"a worker process gave no answer within {self._timeout:g} seconds, {times} times; if the work "
+                    "takes that long, give it more: hgenv.probing.Workers(count, timeout=...), or prober.timeout=..."
+                )
+            when = f"{times} times at one task" if worker.ready else "before it could work"
+            raise WorkerError(
+                f"a worker process died ({how}) {when}: killed for memory (use fewer workers, or "
+                "hgenv.probing.Serial()), or never started (what a script does with workers must stand below "
+                "`if __name__ == '__main__':`)"
+            )
+        what = f"died ({how})" if loss.kind == "ended" else f"gave no answer within {self._timeout:g} seconds"
+        logger.warning("a worker process %s; another takes its place and does its task again", what)
+        note(REPLACED)
+
+
+class _Loss(Exception):
+    """A process that will not answer: it "ended", or it "hung"."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+NOTHING, READY = object(), object()
+
+
+class _Worker:
+    """A process, as its parent sees it.
+
+    Attributes:
+        ready: Whether it has begun to work.
+        task: Number of the task that it is at; None if it has none.
+        since: When it began with it.
+        left: Seconds that it has for it.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.ready, self.task, self.since, self.left = False, None, 0.0, 0.0
+        self.process = context.Process(target=_serve, args=(theirs,))
+        # It inherits what is blocked, and so hears none of these before it says what they mean to it.
+        resource_tracker.ensure_running()  # would unblock them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            with free_children():  # multiprocessing waits for whoever has ended
+                self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+
+    def tell(self, message: Any, timeout: float) -> None:
+        """Send something; if it cannot be sent, that is found out by `hear`."""
+        with suppress(OSError), self._watched(timeout):
+            self.connection.send_bytes(message)
+
+    def hear(self, timeout: float) -> Any:
+        """What it has to say: an answer, `READY` or `NOTHING`.
+
+        Raises:
+            _Loss: It will not say anything any more.
+            WorkerError: It cannot be set up.
+        """
+        try:
+            if self.connection.poll():
+                with self._watched(timeout):
+                    message = self.connection.recv_bytes()
+                kind, value = pickle.loads(message)
+                if kind == "failed":
+                    raise WorkerError(
+                        f"a worker process cannot be set up: {value}; hgenv.probing.Serial() works without them"
+                    )
+                return READY if kind == "ready" else value
+        except (EOFError, OSError):
+            raise _Loss("ended" if self.left > 0 else "hung") from None
+        if self.dead():
+            raise _Loss("ended")
+        if self.left <= 0:
+            raise _Loss("hung")
+        return NOTHING
+
+    def dead(self) -> bool:
+        """Whether it has ended."""
+        with free_children():
+            return self.process.exitcode is not None
+
+    def exit(self) -> int | None:
+        """Make sure that it has ended; its exit code."""
+        self.connection.close()
+        wait([self.process.sentinel], 0 if self.left <= 0 else GRACE)
+        self.process.kill()
+        with free_children():
+            self.process.join(GRACE)
+            return self.process.exitcode
+
+    @contextmanager
+    def _watched(self, timeout: float) -> Iterator[None]:
+        """End the process if it keeps this one waiting."""
+
+        def kill() -> None:
+            self.left = 0
+            self.process.kill()
+
+        timer = threading.Timer(timeout, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.connection.close()  # asks it to end
+        if worker.task is not None:
+            worker.process.kill()
+    end = time.monotonic() + GRACE
+    for worker in workers:
+        wait([worker.process.sentinel], max(0, end - time.monotonic()))
+    for worker in workers:
+        worker.process.kill()
+        with free_children():
+            worker.process.join(GRACE)
+    workers.clear()
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """How long at least one of some spans of time lasted."""
+    total, last = 0.0, -float("inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return total
+
+
+# --- In the process -------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    with suppress(EOFError, OSError):  # the parent has no more use for this process
+        needs = connection.recv_bytes()
+        try:
+            set_up, arguments = pickle.loads(needs)
+            work = set_up(*arguments)
+        except Exception as error:
+            connection.send_bytes(pickle.dumps(("failed", f"{type(error).__name__}: {error}")))
+            return
+        connection.send_bytes(pickle.dumps(("ready", None)))
+        while True:
+            task = connection.recv_bytes()
+            connection.send_bytes(_done(work, task))
+
+
+def _done(work: Work, task: bytes) -> bytes:
+    return pickle.dumps(("answer", work(pickle.loads(task))))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A fork of the parent would keep the sentinel quiet.
+    while not wait([parent.sentinel], LOOK) and os.getppid() == parent.pid:
+        pass
+    os._exit(1)

@@ -1,0 +1,58 @@
+"""Tasks for worker processes, and a parent that has some; light, since each process imports it anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def set_up(folder: str) -> Callable[[tuple[str, int]], tuple[int, int]]:
+    """What does (chore, number): the process and the square of the number, unless it is told to do something else.
+
+    A chore that ends in "once" is left alone when it is met again.
+    """
+
+    def work(task: tuple[str, int]) -> tuple[int, int]:
+        chore, number = task
+        done = Path(folder) / f"{chore} {number}"
+        if not (chore.endswith("once") and done.exists()):
+            done.touch()
+            DO[chore.split()[0]]()
+        return os.getpid(), number**2
+
+    return work
+
+
+def fails(folder: str) -> None:
+    raise ImportError("there is no such renderer here")
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+DO: dict[str, Callable[[], object]] = {
+    "square": lambda: None,
+    "burn": lambda: burn(1.0),
+    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "leave": lambda: os._exit(7),
+    "sleep": lambda: time.sleep(600),
+}
+
+
+def parent(folder: str, chores: list[str]) -> None:
+    """Have a process for each chore."""
+    from hgenv.pool import Pool
+
+    Pool(set_up, (folder,), len(chores), 600).map([(chore, 0) for chore in chores], print)
+
+
+if __name__ == "__main__":
+    parent(sys.argv[1], sys.argv[2:])
