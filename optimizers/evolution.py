@@ -160,9 +160,14 @@ class Evolution(Optimizer):
                     f"this state is of evolution with {name}={state[name]!r}, but this optimizer has {name}={own!r}; "
                     "load it with the settings that it was saved with"
                 )
+        initial = state["initial"]
         for name, ok in {
             "seed": type(state["seed"]) is int and state["seed"] >= 0,
-            "initial": is_vector(state["initial"]) and len(state["initial"]) == self.space.dimension,
+            "initial": (
+                is_vector(initial)
+                and initial.shape == self.normalized.shape
+                and torch.equal(initial, initial.clamp(0, 1))
+            ),
             "told": is_vector(state["told"]) and len(state["told"]) % self.population == 0,
         }.items():
             if not ok:
