@@ -84,15 +84,32 @@ class Optimizer(ABC):
         """Go on where `state_dict` was taken, with the same bits.
 
         Raises:
-            ValueError: The state is from another decision space.
+            ValueError: The state is from another decision space, or damaged.
         """
-        if state["normalized"].shape != self.normalized.shape:
-            raise ValueError(
-                f"this state is of an optimizer of {len(state['normalized'])} components, but the space has "
-                f"{self.space.dimension}; load it with the environment that it was saved with"
-            )
+        self._check(state)
         self.normalized.data = state["normalized"].clone()
         self.random.set_state(state["random"])
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Refuse a state that cannot be one of this optimizer. Nothing changes."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise ValueError(
+                f"this state has no {missing[0]!r}: it is of another optimizer than {type(self).__name__}, or of "
+                "another version of hgenv; load it where it was saved, or begin anew"
+            )
+        normalized = state["normalized"]
+        if not is_vector(normalized):
+            raise damaged("normalized")
+        if len(normalized) != self.space.dimension:
+            raise ValueError(
+                f"this state is of an optimizer of {len(normalized)} components, but the space has "
+                f"{self.space.dimension}; load it with the environment that it was saved with"
+            )
+        try:
+            torch.Generator().set_state(state["random"])
+        except (TypeError, RuntimeError) as error:
+            raise damaged("random") from error
 
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
@@ -117,6 +134,22 @@ class Optimizer(ABC):
     def _project(self, normalized: Tensor) -> Tensor:
         """The nearest valid betas in normalized form, (..., d)."""
         return self.space.normalize(self._valid(normalized))
+
+
+def is_vector(value: Any) -> bool:
+    """Whether it is what states hold vectors as: finite numbers, (n,) float64."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype == torch.float64
+        and value.dim() == 1
+        and value.is_contiguous()
+        and bool(value.isfinite().all())
+    )
+
+
+def damaged(name: str) -> ValueError:
+    """The error that an entry of a state cannot be what was saved."""
+    return ValueError(f"this state's {name!r} is damaged; load another one, or begin anew")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """nevergrad, driven as the environment needs it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 from hgenv import DecisionSpace, Ledger, Outcome, Status, block
 from hgenv.optimizers import Evolution, evolution
 from hgenv.optimizers.evolution import EvolutionError
+from hgenv.testing.tools import through_file
 
 from .tools import probes, quadratic
 
@@ -180,3 +183,155 @@ def test_trying_a_method_leaves_no_trace():
     made = Evolution(unit_box(3), seed=5, name="DE")
     untouched = evolution._make("DE", made.normalized, made.population, 0.1, None, 5)
     assert (made._nevergrad.ask().value == untouched.ask().value).all()
+
+
+# --- Saved and loaded ------------------------------------------------------------------------------------------------
+
+METHODS = ["CMA", "DiagonalCMA", "DE", "TwoPointsDE", "PSO", "TBPSA", "OnePlusOne", "EDA"]
+
+
+def noisy(betas: Tensor, update: int) -> list[float | None]:
+    """A sphere, with a failure now and then."""
+    draw = torch.Generator().manual_seed(update)
+    failed = torch.rand(len(betas), generator=draw) < 0.2
+    losses = (betas - 0.7).square().sum(1) + 0.1 * torch.rand(len(betas), generator=draw)
+    return [None if f else float(x) for x, f in zip(losses, failed, strict=True)]
+
+
+def noisy_and_huge(betas: Tensor, update: int) -> list[float | None]:
+    """And with losses beyond what nevergrad takes."""
+    return [1e21 if update % 3 == 1 and i == 2 else x for i, x in enumerate(noisy(betas, update))]
+
+
+@pytest.mark.filterwarnings("ignore:Clipping very high value")
+@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_goes_on_with_the_same_bits(name: str, before: int) -> None:
+    """In a new object of another seed and start; and the state of that is again one."""
+    space, options = unit_box(5), {"name": name, "population": 6, "period": 1}
+    unbroken, env = Evolution(space, seed=4, initial=[0.3] * 5, **options), Scored(noisy_and_huge)
+    for _ in range(before):
+        unbroken.update(env)  # type: ignore[arg-type]
+    resumed, other_env = Evolution(space, seed=0, **options), Scored(noisy_and_huge)
+    resumed.load_state_dict(through_file(unbroken.state_dict()))
+    other_env.update, env.probed = env.update, []
+    for _ in range(3):
+        for optimizer, at in ((unbroken, env), (resumed, other_env)):
+            optimizer.update(at)  # type: ignore[arg-type]
+        again = Evolution(space, seed=1, **options)
+        again.load_state_dict(through_file(resumed.state_dict()))
+        resumed = again
+    assert len(env.probed) == 3
+    for probed, expected in ((other_env.probed, env.probed), (other_env.stepped, env.stepped[-3:])):
+        assert all(torch.equal(a, b) for a, b in zip(probed, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["CMA", "DiagonalCMA"])
+def test_cma_is_told_again_without_nevergrads_records(name: str) -> None:
+    """Through restarts, too, and where candidates meet the bounds: the same as when nevergrad is told all of it."""
+
+    def score(betas: Tensor, update: int) -> list[float | None]:
+        return betas.sum(1).tolist()  # best in a corner
+
+    space = unit_box(2)
+    optimizer, env = Evolution(space, seed=0, name=name, population=6, period=1, sigma=0.3), Scored(score)
+    first = optimizer._nevergrad.es
+    for _ in range(70):
+        optimizer.update(env)  # type: ignore[arg-type]
+    assert optimizer._nevergrad.es is not first
+    resumed = Evolution(space, seed=0, name=name, population=6, period=1, sigma=0.3)
+    resumed.load_state_dict(optimizer.state_dict())
+    for counter in ("num_ask", "num_tell"):
+        assert getattr(resumed._nevergrad, counter) == getattr(optimizer._nevergrad, counter) == 420
+    assert (resumed._nevergrad.ask().value == optimizer._nevergrad.ask().value).all()
+    assert not len(resumed._nevergrad.archive)
+
+
+def test_a_state_is_data_of_eight_bytes_a_candidate() -> None:
+    optimizer, env = Evolution(unit_box(4), seed=0, population=6, period=1), Scored(noisy)
+    sizes = []
+    for _ in range(3):
+        optimizer.update(env)  # type: ignore[arg-type]
+        state = optimizer.state_dict()
+        assert {type(value) for value in state.values()} <= {Tensor, int, float, str, type(None)}
+        sizes.append(sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor)))
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] == 8 * 6
+
+
+def spoilt(state: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    return {key: entry for key, entry in state.items() if key != name} if value is KeyError else state | {name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("told", KeyError, "has no 'told': it is of another optimizer than Evolution"),
+        ("name", "DE", "with name='DE', but this optimizer has name='CMA'; load it with the settings"),
+        ("population", 8, "with population=8, but this optimizer has population=6"),
+        ("sigma", 0.2, "with sigma=0.2, but this optimizer has sigma=0.1"),
+        ("budget", 100, "with budget=100, but this optimizer has budget=None"),
+        ("seed", 1, "does not ask the candidates again"),
+        ("seed", -1, "'seed' is damaged"),
+        ("seed", "import os", "'seed' is damaged"),
+        ("initial", torch.full((4,), 0.4, dtype=torch.float64), "does not ask the candidates again"),
+        ("initial", torch.full((4,), 1.5, dtype=torch.float64), "'initial' is damaged"),
+        ("initial", torch.zeros(3, dtype=torch.float64), "'initial' is damaged"),
+        ("normalized", torch.zeros(4), "'normalized' is damaged"),
+        ("normalized", torch.full((4,), torch.nan, dtype=torch.float64), "'normalized' is damaged"),
+        ("random", torch.zeros(3, dtype=torch.uint8), "'random' is damaged"),
+        ("random", None, "'random' is damaged"),
+        ("told", [0.0] * 18, "'told' is damaged"),
+        ("told", torch.zeros(17, dtype=torch.float64), "'told' is damaged"),
+        ("told", torch.zeros(18), "'told' is damaged"),
+        ("told", torch.zeros(1, dtype=torch.float64).expand(6 * 10**12), "'told' is damaged"),
+        (
+            "told",
+            torch.zeros(18, dtype=torch.float64),
+            "not ask the candidates again.*another version of nevergrad",
+        ),
+        ("digest", "", "does not ask the candidates again"),
+        ("digest", None, "does not ask the candidates again"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str, value: Any, message: str) -> None:
+    optimizer, env = Evolution(unit_box(4), seed=0, population=6, period=1), Scored(noisy)
+    for _ in range(3):
+        optimizer.update(env)  # type: ignore[arg-type]
+    state, before = optimizer.state_dict(), np.random.get_state()[1].copy()  # noqa: NPY002
+    other, untouched = (Evolution(unit_box(4), seed=7, population=6, period=1) for _ in range(2))
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(spoilt(state, name, value))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    found, expected = (generations(o, noisy, 2) for o in (other, untouched))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_was_asked_before_an_interrupt_is_probed_after_it() -> None:
+    """And a state in between is one."""
+
+    def interrupted(betas: Tensor, update: int) -> list[float | None]:
+        raise KeyboardInterrupt
+
+    optimizer, unbroken = (Evolution(unit_box(4), seed=0, population=6, period=1) for _ in range(2))
+    env, expected = Scored(interrupted), Scored(noisy)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.update(env)  # type: ignore[arg-type]
+    resumed = Evolution(unit_box(4), seed=1, population=6, period=1)
+    resumed.load_state_dict(optimizer.state_dict())
+    unbroken.update(expected)  # type: ignore[arg-type]
+    for same in (optimizer, resumed):
+        env = Scored(noisy)
+        same.update(env)  # type: ignore[arg-type]
+        assert torch.equal(env.probed[0], expected.probed[0])
+
+
+def test_no_file_in_the_working_directory_has_a_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pycma would take options from this one; such that it begins anew each time."""
+    found = []
+    for content in (None, "{'maxiter': 1}"):
+        monkeypatch.chdir(tmp_path)
+        if content is not None:
+            (tmp_path / "cma_signals.in").write_text(content)
+        optimizer = Evolution(unit_box(4), seed=0, population=6, period=1)
+        found.append(generations(optimizer, noisy, 4))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
