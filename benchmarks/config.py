@@ -28,7 +28,7 @@ from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.optimizers import Optimizer
 from hgenv.probing import WorkerError
-from hgenv.problem import RenderError
+from hgenv.problem import PartError, RenderError
 from hgenv.samples import SamplesError
 
 from . import defaults, records
@@ -59,6 +59,7 @@ USER_ERRORS = (
     DataError,
     DecisionError,
     RenderError,
+    PartError,
     SamplesError,
     OSError,
     OmegaConfBaseException,

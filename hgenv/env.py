@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .accounting import Ledger
-from .decision import DecisionSpace
+from .decision import DecisionError, DecisionSpace
 from .device import choose_device
 from .generators.random import hash_integers
-from .learning.learner import Learner
+from .learning.learner import Learner, initial_weights
 from .learning.rules import Rule, TrainingState
 from .patience import patience
 from .probing import Batched, Prober, Serial
-from .problem import Data, Generator, Outcome
+from .problem import Data, Generator, Outcome, part, untouched
 from .rollout import Problem, Rollout, restore, roll
 from .tasks.task import Task
 
@@ -198,8 +198,7 @@ class DataGenEnv(gym.Env):
         if options:
             raise ValueError(f"unknown reset options {sorted(options)}; there are none")
         self._seed = int(self.np_random.integers(2**62))
-        weights = self.learner.initial_weights(self._seed)
-        self._state = self.problem.rule.start({n: w.to(self.device) for n, w in weights.items()})
+        self._state = self.problem.rule.start(initial_weights(self.learner, self._seed, self.device))
         self.update = 0
         self.last = None
         self._last_loss = self.problem.validate(self.state, self.ledger)
@@ -291,6 +290,11 @@ class DataGenEnv(gym.Env):
             WorkerError: See `hgenv.probing.Workers`.
             RuntimeError: See `hgenv.probing.Batched`.
         """
+        if not isinstance(betas, Tensor) or betas.dim() != 2:
+            found = tuple(betas.shape) if isinstance(betas, Tensor) else type(betas).__name__
+            raise DecisionError(
+                f"betas must be a tensor (P, {self.space.dimension}), a row for each probe, not {found}"
+            )
         start, valid = self.state, [self._valid(beta) for beta in betas]
         seeds = self.sample_seeds(self.problem.num_samples)
         return self.prober.probe(self.problem, start, valid, seeds, self.ledger)
@@ -365,8 +369,10 @@ class DataGenEnv(gym.Env):
     # -----------------------------------------------------------------------------------------------------------------
 
     def _score(self, data: Data) -> dict[str, float]:
-        with self.problem.work(self.ledger, "score"), torch.no_grad():
-            return self.task.score(self.learner.output(self.state.weights, data.samples), data)
+        who = f"the learner {type(self.learner).__name__} with {type(self.task).__name__}"
+        weights = {name: w.clone() for name, w in self.state.weights.items()}
+        with self.problem.work(self.ledger, "score"), torch.no_grad(), untouched(data.samples, who), part(who):
+            return self.task.score(self.learner.output(weights, data.samples), data)
 
     def _after_reset(self, value: T | None) -> T:
         """A value that there is once `reset` was called."""
