@@ -24,6 +24,7 @@ from .patience import patience
 from .probing import Batched, Prober, Serial
 from .problem import Data, Generator, Outcome, part, untouched
 from .rollout import Problem, Rollout, restore, roll
+from .samples import SamplesError
 from .tasks.task import Task
 
 GALLERY = 16  # samples that `render` shows
@@ -116,6 +117,8 @@ class DataGenEnv(gym.Env):
         where = choose_device(device)
         for name, data in (("validation", validation), ("test", test)):
             learner.task.check(data.samples, f"the {name} data {data.label!r}")
+            if (wrong := data.samples.not_finite()) is not None:
+                raise SamplesError(f"the {name} data {data.label!r} have {wrong}; replace them by intact ones")
         self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where, threads)
         self.test = test.to(where)
         self.max_updates, self.render_mode = max_updates, render_mode
@@ -258,6 +261,8 @@ class DataGenEnv(gym.Env):
             ValueError: There are not N betas or seeds.
         """
         n, d = self.problem.num_samples, self.space.dimension
+        if not isinstance(betas, Tensor):
+            raise DecisionError(f"betas must be a tensor, ({d},) or ({n}, {d}), not {type(betas).__name__}")
         if betas.dim() == 1:
             beta = self._valid(betas)
             rows = beta.expand(n, -1)

@@ -84,6 +84,8 @@ class Samples:
         Raises:
             SamplesError: It is not.
         """
+        if not self.names:
+            raise SamplesError(f"{who}: {type(self).__name__} has no fields, so there is nothing to learn from")
         for name, x in self._pairs():
             if not isinstance(x, Tensor):
                 raise SamplesError(f"{who}: the field {name!r} must be a tensor, not {type(x).__name__}")
