@@ -188,12 +188,13 @@ class DecisionSpace:
                 raise TypeError("complex numbers have no place in a decision vector")
             if numbers.dtype.kind not in "biufO":
                 raise TypeError(f"{numbers.dtype} are no numbers")
-            vector = torch.tensor(numbers.astype(np.float64))
+            # Nobody needs memory for what has the wrong shape.
+            vector = torch.tensor(numbers.astype(np.float64)) if numbers.size <= self.dimension else None
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch knows only the last
             raise DecisionError(f"beta must be {self.dimension} numbers, not {type(beta).__name__}: {error}") from None
-        if vector.shape != (self.dimension,):
+        if vector is None or vector.shape != (self.dimension,):
             raise DecisionError(
-                f"beta has shape {tuple(vector.shape)}, but this space has {self.dimension} components: shape "
+                f"beta has shape {numbers.shape}, but this space has {self.dimension} components: shape "
                 f"({self.dimension},) is needed"
             )
         # An agent's float32 rounding of a bound is not an error.

@@ -90,10 +90,10 @@ class Heads:
         Raises:
             DataError: They do not.
         """
-        if self.head.shape != (len(self.samples),) or self.head.dtype != torch.int64 or not self.names:
+        if self.head.shape != (len(self.samples),):
             raise DataError(
-                f"{self.label}: head must say for each of {len(self.samples)} renders whose it is, int64, not "
-                f"{self.head.dtype} {tuple(self.head.shape)}; use hgenv.datasets.heads.render"
+                f"{self.label}: head must say for each of {len(self.samples)} renders whose it is, not be of shape "
+                f"{tuple(self.head.shape)}; use hgenv.datasets.heads.render"
             )
 
     def __len__(self) -> int:

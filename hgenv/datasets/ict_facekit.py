@@ -79,10 +79,11 @@ def load(folder: Path | str, albedo: Path | str | None = None, *, radius: float 
         centimetre * neutral[:FACE], centimetre * shapes[:, :FACE].astype(np.float32), names
     )
     path = Path(albedo) if albedo is not None else folder.parent / ALBEDO
-    skins = _read_skins(path) if path.is_file() or albedo is not None else made_skins(mean, 20, seed=0)
+    there = albedo is not None or path.exists() or path.is_symlink()
+    skins = _read_skins(path) if there else made_skins(mean, 20, seed=0)
     colour, texture, limit = principal_textures(skins)
     model = MorphableModel(
-        "ICT-FaceKit",
+        "ICT-FaceKit" if there else "ICT-FaceKit with made skins",
         mean,
         centimetre * identity[:, :FACE].astype(np.float32),
         expression,
