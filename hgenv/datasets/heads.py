@@ -19,12 +19,14 @@ from functools import cache
 from itertools import product
 from math import radians
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
+from trimesh.resolvers import Resolver
 
 from ..rendering.shading.skin import shade_skin
 from ..rendering.surfaces import ZBuffer, depth_samples, fit, rotation, turn
@@ -324,7 +326,7 @@ def _read_mesh(path: Path) -> trimesh.Trimesh:
     if path.suffix == ".ply":
         _check_counts(path)
     try:
-        mesh = trimesh.load(path, process=False, force="mesh")
+        mesh = trimesh.load(path, process=False, force="mesh", resolver=_Beside(path.parent))
     except Exception as error:  # readers of meshes raise anything
         raise DataError(f"{path}: truncated or damaged ({error}); {_CURE}") from error
     if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
@@ -333,6 +335,25 @@ def _read_mesh(path: Path) -> trimesh.Trimesh:
     if mesh.visual.kind == "texture" and not painted:
         raise DataError(f"{path}: its colours are in a texture, but it names no material (mtllib, usemtl); {_CURE}")
     return mesh
+
+
+class _Beside(Resolver):
+    """What a mesh names is in its folder. trimesh's own resolver silently leaves out what is a symbolic link there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> bytes:
+        return read(self.folder / key, _CURE, MOST_BYTES)
+
+    def keys(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()]
+
+    def namespaced(self, namespace: str) -> _Beside:
+        return _Beside(self.folder / namespace)
+
+    def write(self, name: str, data: Any) -> None:
+        raise NotImplementedError("data are only read")
 
 
 def _check_counts(path: Path) -> None:
@@ -351,6 +372,8 @@ def _check_materials(path: Path) -> bool:
     materials: dict[str, str | None] = {}
     for library in libraries:
         name = ""
+        if Path(library).is_absolute() or ".." in Path(library).parts:
+            raise DataError(f"{path}: its colours are to be in {library!r}, which is not beside it; {_CURE}")
         for line in read_text(path.parent / library, f"{path.name} needs it for its colours; {_CURE}").splitlines():
             word, _, rest = line.strip().partition(" ")
             if word == "newmtl":
