@@ -34,7 +34,8 @@ def part(who: str) -> Iterator[None]:
     except (PartError, RenderError, SamplesError, DecisionError):
         raise
     except Exception as error:
-        raise PartError(f"{who} failed: {type(error).__name__}: {error}") from error
+        words = str(error).partition("\n")[0]  # some libraries write pages
+        raise PartError(f"{who} failed: {type(error).__name__}: {words}") from error
 
 
 @contextmanager

@@ -78,7 +78,12 @@ def attempt(
         verdict, words = _of_error(error, tuple(named))
     else:
         verdict, words = judge(result)
-    return Finding(verdict, f"{what}: {words}")
+    return Finding(verdict, f"{what}: {_short(words)}")
+
+
+def _short(words: str) -> str:
+    """The beginning and the end: some libraries write pages."""
+    return words if len(words) < 2500 else f"{words[:600]}\n...\n{words[-1800:]}"
 
 
 def _of_error(error: Exception, named: tuple[str, ...]) -> tuple[Verdict, str]:
@@ -88,8 +93,8 @@ def _of_error(error: Exception, named: tuple[str, ...]) -> tuple[Verdict, str]:
         if any(word in str(error) for word in named):
             return Verdict.CLEAR, words
         return Verdict.TRACEBACK, f"names none of {named}: {words}"
-    lines = traceback.format_exception(error)
-    return Verdict.TRACEBACK, words + "\n" + "".join(lines[-6:])
+    lines = traceback.format_tb(error.__traceback__)
+    return Verdict.TRACEBACK, words.split("\n")[0] + "\n" + "".join(lines[-4:])
 
 
 def _is_ours(error: Exception) -> bool:

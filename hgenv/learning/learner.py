@@ -116,7 +116,8 @@ def gradient(learner: Learner, loss: Tensor, by: Sequence[Tensor], *, graph: boo
     try:
         return torch.autograd.grad(loss, by, create_graph=graph)
     except RuntimeError as error:
-        raise PartError(f"{_who(learner)}: its loss cannot be differentiated by all of its weights: {error}") from error
+        words = str(error).partition("\n")[0]
+        raise PartError(f"{_who(learner)}: its loss cannot be differentiated by all of its weights: {words}") from error
 
 
 def _who(learner: Learner) -> str:
