@@ -29,7 +29,7 @@ from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
 from hgenv.optimizers import Optimizer
 from hgenv.probing import WorkerError
-from hgenv.problem import RenderError
+from hgenv.problem import PartError, RenderError
 from hgenv.samples import SamplesError
 
 from . import defaults, records
@@ -60,6 +60,7 @@ USER_ERRORS = (
     DataError,
     DecisionError,
     RenderError,
+    PartError,
     SamplesError,
     OSError,
     OmegaConfBaseException,

@@ -4,7 +4,7 @@ from .decision import Block, DecisionError, DecisionSpace, block
 from .env import DataGenEnv
 from .learning import SGD, Adam, Learner, Network, TrainingState
 from .probing import Batched, Prober, Serial, WorkerError, Workers
-from .problem import Data, Generator, Outcome, RenderError, SampleData, Status
+from .problem import Data, Generator, Outcome, PartError, RenderError, SampleData, Status
 from .registration import register_environments
 from .rollout import Problem, Rollout, SampleGradient, Slopes
 from .samples import DenseSamples, Samples, SamplesError
@@ -31,6 +31,7 @@ __all__ = [
     "Metric",
     "Network",
     "Outcome",
+    "PartError",
     "Photos",
     "Picture",
     "Prober",

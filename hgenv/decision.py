@@ -175,22 +175,26 @@ class DecisionSpace:
         Raises:
             DecisionError: Wrong shape, not real numbers, not finite, out of bounds, or part of a graph.
         """
-        if isinstance(beta, Tensor):
-            if beta.requires_grad:
-                raise DecisionError(
-                    "beta requires a gradient, but the environment is no function to differentiate; "
-                    "give it beta.detach(), and see Rollout.sample_gradient for dL/dX"
-                )
-            beta = beta.cpu()
-        try:
-            if np.iscomplexobj(beta):
-                raise TypeError("complex numbers have no place in a decision vector")
-            vector = torch.as_tensor(np.asarray(beta, dtype=np.float64)).clone()
-        except (TypeError, ValueError) as error:
-            raise DecisionError(f"beta must be {self.dimension} numbers, not {type(beta).__name__}: {error}") from None
-        if vector.shape != (self.dimension,):
+        if isinstance(beta, Tensor) and beta.requires_grad:
             raise DecisionError(
-                f"beta has shape {tuple(vector.shape)}, but this space has {self.dimension} components: shape "
+                "beta requires a gradient, but the environment is no function to differentiate; "
+                "give it beta.detach(), and see Rollout.sample_gradient for dL/dX"
+            )
+        try:
+            if isinstance(beta, Tensor):
+                beta = beta.cpu() if beta.is_complex() else beta.to("cpu", torch.float64)
+            numbers = np.asarray(beta)
+            if numbers.dtype.kind == "c":
+                raise TypeError("complex numbers have no place in a decision vector")
+            if numbers.dtype.kind not in "biufO":
+                raise TypeError(f"{numbers.dtype} are no numbers")
+            # Nobody needs memory for what has the wrong shape.
+            vector = torch.tensor(numbers.astype(np.float64)) if numbers.size <= self.dimension else None
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch knows only the last
+            raise DecisionError(f"beta must be {self.dimension} numbers, not {type(beta).__name__}: {error}") from None
+        if vector is None or vector.shape != (self.dimension,):
+            raise DecisionError(
+                f"beta has shape {numbers.shape}, but this space has {self.dimension} components: shape "
                 f"({self.dimension},) is needed"
             )
         # An agent's float32 rounding of a bound is not an error.
@@ -198,12 +202,40 @@ class DecisionSpace:
         wrong = ~(vector.isfinite() & (vector >= self.low - slack) & (vector <= self.high + slack))
         if wrong.any():
             i = int(wrong.nonzero()[0])
-            name = next(n for n, where in self._slices.items() if where.start <= i < where.stop)
             raise DecisionError(
-                f"beta[{i}] = {float(vector[i])} (block {name!r}) is outside "
+                f"beta[{i}] = {float(vector[i])} (block {self._block_of(i)!r}) is outside "
                 f"[{float(self.low[i])}, {float(self.high[i])}]; clip it, or use DecisionSpace.project"
             )
         return self.clip(vector)
+
+    def check_rows(self, betas: Tensor, seeds: Tensor) -> None:
+        """Make sure that a generator can make samples of these betas and seeds, see `Generator`.
+
+        Raises:
+            DecisionError: They are not (B, d) finite numbers within the bounds, and (B,) whole numbers.
+        """
+        if betas.dim() != 2 or betas.shape[1] != self.dimension or not betas.is_floating_point():
+            raise DecisionError(
+                f"betas must be (B, {self.dimension}) floating-point, a row a sample, not {tuple(betas.shape)} "
+                f"{betas.dtype}"
+            )
+        if seeds.shape != betas.shape[:1] or seeds.is_floating_point() or seeds.is_complex():
+            raise DecisionError(
+                f"seeds must be ({len(betas)},) whole numbers, one beside each beta, not {tuple(seeds.shape)} "
+                f"{seeds.dtype}"
+            )
+        rows = betas.detach().to("cpu", torch.float64)
+        slack = 1e-6 * (self.high - self.low)
+        wrong = ~((rows >= self.low - slack) & (rows <= self.high + slack))  # so is NaN
+        if wrong.any():
+            row, i = wrong.nonzero()[0].tolist()
+            raise DecisionError(
+                f"betas[{row}, {i}] = {float(rows[row, i])} (block {self._block_of(i)!r}) is outside "
+                f"[{float(self.low[i])}, {float(self.high[i])}]; clip them, or use DecisionSpace.project"
+            )
+
+    def _block_of(self, component: int) -> str:
+        return next(name for name, where in self._slices.items() if where.start <= component < where.stop)
 
     def table(self) -> str:
         """The space as a Markdown table: index, block, meaning, range, unit, initial value."""

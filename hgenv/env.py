@@ -15,15 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .accounting import Ledger
-from .decision import DecisionSpace
+from .decision import DecisionError, DecisionSpace
 from .device import choose_device, own_modes
 from .generators.random import hash_integers
-from .learning.learner import Learner
+from .learning.learner import Learner, initial_weights
 from .learning.rules import Rule, TrainingState
 from .patience import patience
 from .probing import Batched, Prober, Serial
-from .problem import Data, Generator, Outcome
+from .problem import Data, Generator, Outcome, part, untouched
 from .rollout import Problem, Rollout, restore, roll
+from .samples import SamplesError
 from .tasks.task import Task
 
 GALLERY = 16  # samples that `render` shows
@@ -116,6 +117,8 @@ class DataGenEnv(gym.Env):
         where = choose_device(device)
         for name, data in (("validation", validation), ("test", test)):
             learner.task.check(data.samples, f"the {name} data {data.label!r}")
+            if (wrong := data.samples.not_finite()) is not None:
+                raise SamplesError(f"the {name} data {data.label!r} have {wrong}; replace them by intact ones")
         self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where, threads)
         self.test = test.to(where)
         self.max_updates, self.render_mode = max_updates, render_mode
@@ -199,8 +202,7 @@ class DataGenEnv(gym.Env):
         if options:
             raise ValueError(f"unknown reset options {sorted(options)}; there are none")
         self._seed = int(self.np_random.integers(2**62))
-        weights = self.learner.initial_weights(self._seed)
-        self._state = self.problem.rule.start({n: w.to(self.device) for n, w in weights.items()})
+        self._state = self.problem.rule.start(initial_weights(self.learner, self._seed, self.device))
         self.update = 0
         self.last = None
         self._last_loss = self.problem.validate(self.state, self.ledger)
@@ -263,6 +265,8 @@ class DataGenEnv(gym.Env):
             ValueError: There are not N betas or seeds.
         """
         n, d = self.problem.num_samples, self.space.dimension
+        if not isinstance(betas, Tensor):
+            raise DecisionError(f"betas must be a tensor, ({d},) or ({n}, {d}), not {type(betas).__name__}")
         if betas.dim() == 1:
             beta = self._valid(betas)
             rows = beta.expand(n, -1)
@@ -296,6 +300,11 @@ class DataGenEnv(gym.Env):
             WorkerError: See `hgenv.probing.Workers`.
             RuntimeError: See `hgenv.probing.Batched`.
         """
+        if not isinstance(betas, Tensor) or betas.dim() != 2:
+            found = tuple(betas.shape) if isinstance(betas, Tensor) else type(betas).__name__
+            raise DecisionError(
+                f"betas must be a tensor (P, {self.space.dimension}), a row for each probe, not {found}"
+            )
         start, valid = self.state, [self._valid(beta) for beta in betas]
         seeds = self.sample_seeds(self.problem.num_samples)
         return self.prober.probe(self.problem, start, valid, seeds, self.ledger)
@@ -373,8 +382,10 @@ class DataGenEnv(gym.Env):
     # -----------------------------------------------------------------------------------------------------------------
 
     def _score(self, data: Data) -> dict[str, float]:
-        with self.problem.work(self.ledger, "score"), torch.no_grad():
-            return self.task.score(self.learner.output(self.state.weights, data.samples), data)
+        who = f"the learner {type(self.learner).__name__} with {type(self.task).__name__}"
+        weights = {name: w.clone() for name, w in self.state.weights.items()}
+        with self.problem.work(self.ledger, "score"), torch.no_grad(), untouched(data.samples, who), part(who):
+            return self.task.score(self.learner.output(weights, data.samples), data)
 
     def _after_reset(self, value: T | None) -> T:
         """A value that there is once `reset` was called."""

@@ -59,7 +59,7 @@ def kept(name: str, sources: Sequence[str], make: Callable[[], Arrays]) -> Array
     with suppress(OSError):
         data = path.read_bytes()
         if hashlib.sha256(data[_SUM:]).digest() == data[:_SUM]:  # else it is damaged
-            with np.load(io.BytesIO(data[_SUM:])) as file:
+            with np.load(io.BytesIO(data[_SUM:]), allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
     made = make()
     with suppress(OSError):

@@ -113,8 +113,7 @@ class Batched:
         try:
             with problem.work(ledger, "generate"):
                 rows = torch.stack(list(betas)).repeat_interleave(len(seeds), 0)
-                samples = problem.generator(rows, seeds.repeat(count))
-                problem.check(samples, len(rows))
+                samples = problem.generate(rows, seeds.repeat(count))
                 shape = (count, problem.unroll_steps, problem.batch_size)
                 samples = samples.map(lambda x: x.unflatten(0, shape))
         except RenderError:

@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from .decision import DecisionSpace
-from .samples import Samples
+from .decision import DecisionError, DecisionSpace
+from .samples import Samples, SamplesError
 
 
 class RenderError(RuntimeError):
     """A renderer that cannot work here, or a sample that it cannot render. The message says which, and the cure."""
+
+
+class PartError(RuntimeError):
+    """A generator, a learner or a task that fails, or does not keep to its contract. The message says which, and how.
+
+    What it raised itself is the cause (`__cause__`), with its own traceback.
+    """
+
+
+@contextmanager
+def part(who: str) -> Iterator[None]:
+    """What somebody else's code raises inside becomes a `PartError`, unless it is in our own words already."""
+    try:
+        yield
+    except (PartError, RenderError, SamplesError, DecisionError):
+        raise
+    except Exception as error:
+        words = str(error).partition("\n")[0]  # some libraries write pages
+        raise PartError(f"{who} failed: {type(error).__name__}: {words}") from error
+
+
+@contextmanager
+def untouched(samples: Samples, who: str) -> Iterator[None]:
+    """Make sure that nobody writes into samples that others will look at.
+
+    Raises:
+        PartError: Somebody did.
+    """
+
+    def versions() -> list[int]:
+        return [0 if x.is_inference() else x._version for x in samples.tensors]  # those of inference have none
+
+    before = versions()
+    yield
+    if versions() != before:
+        raise PartError(f"{who} changes its samples in place, which others look at afterwards; let it work on copies")
 
 
 class Generator(Protocol):

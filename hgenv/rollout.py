@@ -19,7 +19,7 @@ from .learning.learner import Learner, validation_loss
 from .learning.precision import full_precision
 from .learning.rules import Rule, TrainingState
 from .learning.unroll import sample_gradient, train
-from .problem import Data, Generator, Outcome, RenderError, Status
+from .problem import Data, Generator, Outcome, PartError, RenderError, Status, part, untouched
 from .samples import Samples, SamplesError
 
 SAMPLES_AT_ONCE = 1024  # displaced samples: enough for a GPU, not too much for memory
@@ -77,8 +77,11 @@ class Problem:
 
     def validate(self, state: TrainingState, ledger: Ledger) -> float:
         """L at a state; it may be infinite or NaN."""
-        with self.work(ledger, "validate"), torch.no_grad(), full_precision():
-            loss = validation_loss(self.learner, state.weights, self.validation)
+        # Copies: what a network does to its weights when it is asked is not training.
+        weights = {name: w.clone() for name, w in state.weights.items()}
+        who = f"the learner {type(self.learner).__name__}"
+        with self.work(ledger, "validate"), torch.no_grad(), full_precision(), untouched(self.validation.samples, who):
+            loss = validation_loss(self.learner, weights, self.validation)
             ledger.wait()
             value = float(loss)
         self.charge_validation(ledger, 1)
@@ -93,6 +96,30 @@ class Problem:
         if found is not None:
             words += f"; the generator made {found}, so look there first"
         return Outcome(beta, None, Status.DIVERGED, words)
+
+    def generate(self, betas: Tensor, seeds: Tensor, like: Samples | None = None) -> Any:
+        """What the generator makes of copies of betas and seeds, so that what it does to them stays with it.
+
+        Args:
+            betas: (B, d).
+            seeds: (B,).
+            like: Samples that these are to be compared with.
+
+        Raises:
+            RenderError: A sample cannot be rendered.
+            PartError: The generator failed.
+            SamplesError: It made nothing that can be trained on, or that can be compared.
+        """
+        who = f"the generator {type(self.generator).__name__}"
+        with part(who):
+            samples = self.generator(betas.clone(), seeds.clone())
+        self.check(samples, len(betas))
+        if like is not None and (
+            type(samples) is not type(like)
+            or any(a.shape[1:] != b.shape[1:] for a, b in zip(samples.tensors, like.tensors, strict=True))
+        ):
+            raise SamplesError(f"{who} made {samples}, but of the same seeds it made {like} before")
+        return samples
 
     def check(self, samples: Any, count: int) -> None:
         """Make sure that what the generator made are so many samples that can be trained on.
@@ -176,7 +203,8 @@ class SampleGradient:
             displaced = torch.cat([ahead, behind]).flatten(0, 1)
             try:
                 with problem.work(ledger, "generate"):
-                    made = problem.generator(space.denormalize(displaced), self.seeds.repeat(2 * len(some)))
+                    seeds = self.seeds.repeat(2 * len(some))
+                    made = problem.generate(space.denormalize(displaced), seeds, self.samples)
             finally:
                 ledger.count("samples", len(displaced))
             with problem.work(ledger, "gradient"):
@@ -207,11 +235,17 @@ class SampleGradient:
         betas = self.betas.clone().requires_grad_()
         try:
             with problem.work(self._ledger, "generate"):
-                samples = problem.generator(betas, self.seeds)
+                samples = problem.generate(betas, self.seeds, self.samples)
         finally:
             self._ledger.count("samples", len(betas))
         with problem.work(self._ledger, "gradient"):
-            (slopes,) = torch.autograd.grad(self.samples.dot(samples).sum(), betas)
+            total = self.samples.dot(samples).sum()
+            if not total.requires_grad:
+                raise PartError(
+                    f"the generator {type(problem.generator).__name__} says that {problem.generator.pathwise} are "
+                    "pathwise, but its samples have no graph back to beta"
+                )
+            (slopes,) = torch.autograd.grad(total, betas)
             keep = torch.zeros(space.dimension, dtype=torch.bool)
             for name in problem.generator.pathwise:
                 keep[space.slice(name)] = True
@@ -374,14 +408,13 @@ def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, se
     """
     try:
         with problem.work(ledger, "generate"):
-            samples = problem.generator(betas, seeds)
-        problem.check(samples, len(betas))
+            samples = problem.generate(betas, seeds)
     except RenderError as error:
         outcome = Outcome(beta, None, Status.UNRENDERABLE, str(error))
         return Rollout(outcome, betas, seeds, None, [start], problem, ledger)
     finally:
         ledger.count("samples", len(betas))
-    with problem.work(ledger, "train"):
+    with problem.work(ledger, "train"), untouched(samples, f"the learner {type(problem.learner).__name__}"):
         states = train(problem.learner, problem.rule, start, samples.split(problem.batch_size))
     problem.charge_training(ledger, 1)
     outcome = problem.outcome(beta, problem.validate(states[-1], ledger), samples)
@@ -394,5 +427,5 @@ def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
     betas, seeds = kept["betas"], kept["seeds"]
     states = [TrainingState(**state) for state in kept["states"]]
     with torch_threads(problem.threads), own_modes():
-        samples = problem.generator(betas, seeds) if outcome.ok else None
+        samples = problem.generate(betas, seeds) if outcome.ok else None
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)

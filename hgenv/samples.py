@@ -84,9 +84,13 @@ class Samples:
         Raises:
             SamplesError: It is not.
         """
+        if not self.names:
+            raise SamplesError(f"{who}: {type(self).__name__} has no fields, so there is nothing to learn from")
         for name, x in self._pairs():
             if not isinstance(x, Tensor):
                 raise SamplesError(f"{who}: the field {name!r} must be a tensor, not {type(x).__name__}")
+            if x.layout != torch.strided:
+                raise SamplesError(f"{who}: the field {name!r} must be dense, not {x.layout}; use its to_dense()")
             if not x.dim() or len(x) != count:
                 shape = tuple(x.shape)
                 raise SamplesError(f"{who}: the field {name!r} must be ({count}, ...), a row a sample, not {shape}")

@@ -2,13 +2,14 @@
 
 It holds what the network sees of them at each size, in half precision, and the truth at native resolution that metrics
 need: of the valid pixels alone the slopes x / z and y / z, in half precision, which keep a normal within 0.01 degrees.
+A sum over all arrays by name is in it, so that none can take another's place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hgenv.datasets import load_photos
+from hgenv.datasets.files import read, unpack_npz
 from hgenv.datasets.folder import VARIABLE, DataError
 from hgenv.datasets.photos import NativeTruth, Photos
 from hgenv.samples import DenseSamples
@@ -25,6 +27,7 @@ from hgenv.samples import DenseSamples
 SPLITS = ("validation", "test")
 SIZES = (64, 128)
 INPUT = "shading"
+MOST_BYTES = 2**29  # of a file and of what is in it
 STEEPEST = 1e-3  # least z of a unit normal that a slope can tell
 
 Pair = tuple[Photos, Photos]
@@ -46,6 +49,7 @@ def pack(path: Path, photos: Mapping[int, Pair]) -> None:
             x, y, z = truth.normal[:, truth.mask].double().numpy()
             arrays[f"{split}/native/{k}/slopes"] = (np.stack([x, y]) / np.maximum(z, STEEPEST)).astype(np.float16)
             arrays[f"{split}/native/{k}/mask"] = truth.mask.numpy()
+    about["sum"] = _sum(arrays)
     with path.open("wb") as file:
         np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
@@ -56,16 +60,30 @@ def unpack(path: Path, size: int) -> Pair:
     Raises:
         DataError: The file is missing or damaged, or has no photos of that size.
     """
+    cure = f"make it again by `python -m hgenv.benchmarks.gpu --pack {path.name}`"
+    data = read(path, cure, MOST_BYTES)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            if size not in about["sizes"]:
-                raise DataError(f"{path}: has photos of {about['sizes']} pixels, not of {size}; pack them again")
-            validation, test = (_unpack(arrays, split, about[split], size) for split in SPLITS)
-            return validation, test
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        cure = f"make it again by `python -m hgenv.benchmarks.gpu --pack {path.name}`"
-        raise DataError(f"{path}: missing or damaged ({error}); {cure}") from error
+        arrays = unpack_npz(data, most=MOST_BYTES)
+        about = json.loads(str(arrays.pop("about")))
+        if about["sum"] != _sum(arrays):
+            raise ValueError("its arrays are not those that were packed")
+        if size not in about["sizes"]:
+            raise DataError(f"{path}: has photos of {about['sizes']} pixels, not of {size}; pack them again")
+        validation, test = (_unpack(arrays, split, about[split], size) for split in SPLITS)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive raises anything
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); {cure}") from error
+    return validation, test
+
+
+def _sum(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _unpack(arrays: Any, split: str, about: dict[str, Any], size: int) -> Photos:

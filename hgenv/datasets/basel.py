@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
+from .files import read_mat, real_numbers, whole_numbers
 from .folder import DataError
 from .morphable import IBUG_NOSE, MorphableModel, cut
 
@@ -24,14 +24,8 @@ def load(path: Path | str) -> MorphableModel:
         DataError: The file is missing or damaged, or has not this form.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; {_CURE}")
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # whatever its parser trips over: there is no common type
-        raise DataError(f"{path}: truncated or damaged, or not a MATLAB 5 file ({error}); {_CURE}") from error
-    struct = content.get("model")
-    if struct is None or struct.dtype.names is None or struct.size != 1:
+    struct = read_mat(path, "model", _CURE, _CURE)
+    if struct.dtype.names is None or struct.size != 1:
         raise DataError(f"{path}: holds no struct 'model'; {_CURE}")
     record = struct.flatten()[0]
 
@@ -40,27 +34,45 @@ def load(path: Path | str) -> MorphableModel:
             raise DataError(f"{path}: the model has no field {name!r}; {_CURE}")
         return np.asarray(record[name])
 
+    def numbers(name: str) -> NDArray[np.float64]:
+        found = real_numbers(field(name))
+        if found is None:
+            raise DataError(f"{path}: {name} holds what is no number, or not finite; {_CURE}")
+        return found
+
+    def corners(name: str) -> NDArray[np.int64]:
+        found = whole_numbers(field(name))
+        if found is None or found.ndim != 2 or len(found) != 3:
+            raise DataError(f"{path}: {name} is not (3, F) whole numbers; {_CURE}")
+        return found.T - 1
+
     count = field("shapeMU").size // 3
 
     def points(name: str) -> NDArray:
-        values = field(name)
+        values = numbers(name)
         if values.size != 3 * count:
             raise DataError(f"{path}: {name} has {values.size} numbers where shapeMU has {3 * count}; {_CURE}")
-        return values.reshape(count, 3).astype(np.float64)
+        return values.reshape(count, 3)
 
     def modes(kind: str) -> NDArray:
-        values, spread = field(f"{kind}PC"), field(f"{kind}EV").ravel()
+        values, spread = numbers(f"{kind}PC"), numbers(f"{kind}EV").ravel()
         if values.ndim != 2 or values.shape != (3 * count, len(spread)):
             raise DataError(f"{path}: {kind}PC has shape {values.shape}, not ({3 * count}, {len(spread)}); {_CURE}")
+        if (spread < 0).any():
+            raise DataError(f"{path}: {kind}EV holds negative standard deviations; {_CURE}")
         return (values * spread).T.reshape(len(spread), count, 3)
 
     millimetre = 1e-3
-    triangles = np.concatenate([field(name).T for name in ("tri", "tri_mouth")]).astype(np.int64) - 1
-    if triangles.ndim != 2 or triangles.shape[1] != 3:
-        raise DataError(f"{path}: tri is not (3, F); {_CURE}")
-    landmarks = field("kpt_ind").ravel().astype(np.int64) - 1
-    if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= count:
+    triangles = np.concatenate([corners(name) for name in ("tri", "tri_mouth")])
+    if not len(triangles) or triangles.min() < 0 or triangles.max() >= count:
+        raise DataError(f"{path}: tri or tri_mouth point at vertices that are not among the {count}; {_CURE}")
+    found = whole_numbers(field("kpt_ind"))
+    if found is None or found.size != 68 or found.min() < 1 or found.max() > count:
         raise DataError(f"{path}: kpt_ind are not 68 vertices counted from 1; {_CURE}")
+    landmarks = found.ravel() - 1
+    colours = points("texMU")
+    if colours.min() < 0 or colours.max() > 255 or colours.max() <= 1:
+        raise DataError(f"{path}: texMU runs from {colours.min():g} to {colours.max():g}, not within 0..255; {_CURE}")
     texture = modes("tex") / 255
     mean = millimetre * (points("shapeMU") + points("expMU"))
     # face3d's triangles are clockwise seen from outside.
@@ -69,7 +81,7 @@ def load(path: Path | str) -> MorphableModel:
         mean.astype(np.float32),
         (millimetre * modes("shape")).astype(np.float32),
         (millimetre * modes("exp")).astype(np.float32),
-        (points("texMU") / 255).astype(np.float32),
+        (colours / 255).astype(np.float32),
         texture.astype(np.float32),
         np.full(len(texture), 2.0),
         _outward(mean, triangles, int(landmarks[IBUG_NOSE])),

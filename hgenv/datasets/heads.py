@@ -13,24 +13,29 @@ what is measured on them is said per head.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from math import radians
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
+from trimesh.resolvers import Resolver
 
 from ..rendering.shading.skin import shade_skin
 from ..rendering.surfaces import ZBuffer, depth_samples, fit, rotation, turn
 from ..rendering.surfaces import product as turned
 from ..samples import DenseSamples
+from .files import MOST_PIXELS, read, read_npz, read_text, real_numbers, whole_numbers
 from .folder import DataError
-from .morphable import RADIUS, read_npz
+from .morphable import RADIUS
+from .photos import check_size
 from .standin_faces import face_grid, made_skins, relief
 
 SPLITS = ("validation", "test")
@@ -40,6 +45,8 @@ POSES = tuple((radians(yaw), radians(pitch)) for yaw, pitch in product((-30, 0, 
 LIGHTS = ((0.0, 0.4, 1.0), (-0.9, 0.3, 0.6), (0.9, 0.3, 0.6))
 FINE = 4
 NEUTRAL = (0.75, 0.6, 0.53)  # sRGB
+SMALLEST = 80.0  # millimetres that a face is wide and high at least, once it is cut
+MOST_BYTES = 2**28  # of a mesh
 
 _CURE = "get the scans that this module names, or choose data='standin'"
 
@@ -78,6 +85,18 @@ class Heads:
     names: tuple[str, ...]
     head: Tensor
     label: str
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together.
+
+        Raises:
+            DataError: They do not.
+        """
+        if self.head.shape != (len(self.samples),):
+            raise DataError(
+                f"{self.label}: head must say for each of {len(self.samples)} renders whose it is, not be of shape "
+                f"{tuple(self.head.shape)}; use hgenv.datasets.heads.render"
+            )
 
     def __len__(self) -> int:
         return len(self.head)
@@ -162,8 +181,7 @@ def render(heads: list[Head], size: int, label: str) -> Heads:
         ValueError: `size` is not a positive integer.
         DataError: A head has nothing around its nose.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a positive number of pixels, not {size!r}")
+    check_size(size)
     parts = [_render(head, size, label) for head in heads]
     count = len(POSES) * len(LIGHTS)
     owner = torch.arange(len(heads)).repeat_interleave(count)
@@ -179,6 +197,12 @@ def _render(head: Head, size: int, label: str) -> DenseSamples:
             "is it in millimetres, looking along z?"
         )
     kept, triangles = np.unique(triangles, return_inverse=True)
+    edges = np.ptp(head.vertices[kept], axis=0)[:2]
+    if (edges < SMALLEST).any():
+        raise DataError(
+            f"{label}, head {head.name!r}: the face is {edges[0]:g} wide and {edges[1]:g} high, where {SMALLEST:g} mm "
+            "are the least; is it in millimetres, looking along z?"
+        )
     triangles = torch.from_numpy(triangles.reshape(-1, 3))
     vertices = torch.from_numpy(head.vertices[kept].astype(np.float32))
     colours = torch.from_numpy(head.colours[kept].astype(np.float32))
@@ -208,22 +232,32 @@ def _template(folder: Path, sex: str) -> Head:
     path = folder / f"template_{sex}.npz"
     content = read_npz(path, ("vertices", "faces", "vertex_rgb", "landmarks"), _CURE)
     vertices, triangles = _mesh(path, content)
-    colours, landmarks = content["vertex_rgb"], content["landmarks"]
+    colours, landmarks = content["vertex_rgb"], real_numbers(content["landmarks"])
+    if colours.dtype != np.uint8:
+        raise DataError(f"{path}: vertex_rgb is {colours.dtype} where uint8, 0..255, is needed; {_CURE}")
+    if landmarks is None:
+        raise DataError(f"{path}: landmarks are not finite numbers; {_CURE}")
     if colours.shape != vertices.shape or landmarks.ndim != 2 or landmarks.shape[1] != 3 or not len(landmarks):
         raise DataError(f"{path}: colours {colours.shape} or landmarks {landmarks.shape} do not fit; {_CURE}")
+    _check_nose(path, vertices, landmarks[0])
     return Head(f"template_{sex}", vertices, triangles, colours / 255, landmarks[0])
 
 
 def _humface(path: Path) -> Head:
     content = read_npz(path, ("vertices", "faces", "landmarks"), _CURE)
     vertices, triangles = _mesh(path, content)
-    landmarks = content["landmarks"].astype(np.float64)
-    if landmarks.shape != (7, 3):
-        raise DataError(f"{path}: landmarks of shape {landmarks.shape} where (7, 3) is needed; {_CURE}")
+    landmarks = real_numbers(content["landmarks"])
+    if landmarks is None or landmarks.shape != (7, 3):
+        raise DataError(
+            f"{path}: landmarks of shape {content['landmarks'].shape} where (7, 3) finite numbers are needed; {_CURE}"
+        )
+    _check_nose(path, vertices, landmarks[4])
     # Corners of the eyes from right to left, the nose's tip, corners of the mouth. The scan looks past the camera: turn
     # it so that the eyes are level and lie above the mouth.
     across = landmarks[3] - landmarks[0]
     up = landmarks[:4].mean(0) - landmarks[5:].mean(0)
+    if np.linalg.norm(np.cross(across, up)) < 1:  # square millimetres
+        raise DataError(f"{path}: the landmarks of eyes and mouth lie on one line; {_CURE}")
     across /= np.linalg.norm(across)
     up -= up @ across * across
     up /= np.linalg.norm(up)
@@ -249,10 +283,19 @@ def _colours(path: Path, mesh: trimesh.Trimesh) -> NDArray:
     visual = mesh.visual
     try:
         if visual.kind == "texture":
+            image, places = getattr(visual.material, "image", None), visual.uv
+            if image is None or np.prod(image.size) > MOST_PIXELS:
+                raise ValueError("there is no texture image, it is damaged or too large, or Pillow is not installed")
+            if places is None or places.shape != (len(mesh.vertices), 2) or not np.isfinite(places).all():
+                raise ValueError("there is no finite place in the texture for each vertex")
+        if visual.kind == "texture":
             visual = visual.to_color()
         if visual.kind != "vertex":
             raise ValueError("it has none")
-        return np.asarray(visual.vertex_colors)[:, :3] / 255
+        colours = np.asarray(visual.vertex_colors)[:, :3] / 255
+        if colours.shape != mesh.vertices.shape:
+            raise ValueError(f"there are {len(colours)} of them for {len(mesh.vertices)} vertices")
+        return colours
     except Exception as error:  # whatever a missing or damaged texture leads to
         raise DataError(
             f"{path}: its colours, or the texture that has them, cannot be read: {error}; {_CURE}"
@@ -260,24 +303,101 @@ def _colours(path: Path, mesh: trimesh.Trimesh) -> NDArray:
 
 
 def _mesh(path: Path, content: dict[str, NDArray]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    vertices, triangles = content["vertices"].astype(np.float64), content["faces"].astype(np.int64)
-    if vertices.ndim != 2 or vertices.shape[1] != 3 or triangles.ndim != 2 or triangles.shape[1] != 3:
-        raise DataError(f"{path}: vertices {vertices.shape} and faces {triangles.shape} are no mesh; {_CURE}")
-    if not np.isfinite(vertices).all() or triangles.min() < 0 or triangles.max() >= len(vertices):
+    return _checked_mesh(path, content["vertices"], content["faces"])
+
+
+def _checked_mesh(path: Path, places: NDArray, corners: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    if places.ndim != 2 or places.shape[1] != 3 or corners.ndim != 2 or corners.shape[1] != 3 or not len(corners):
+        raise DataError(f"{path}: vertices {places.shape} and faces {corners.shape} are no mesh; {_CURE}")
+    vertices, triangles = real_numbers(places), whole_numbers(corners)
+    if vertices is None or triangles is None or triangles.min() < 0 or triangles.max() >= len(vertices):
         raise DataError(f"{path}: vertices are not finite, or faces point at none; {_CURE}")
     return vertices, triangles
 
 
+def _check_nose(path: Path, vertices: NDArray[np.float64], nose: NDArray[np.float64]) -> None:
+    near = float(np.linalg.norm(vertices - nose, axis=1).min())
+    if near > 20:  # a landmark need not be a vertex
+        raise DataError(f"{path}: the landmark of the nose's tip lies {near:g} mm from the mesh; {_CURE}")
+
+
 def _read_mesh(path: Path) -> trimesh.Trimesh:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; {_CURE}")
+    painted = path.suffix != ".obj" or _check_materials(path)
+    if path.suffix == ".ply":
+        _check_counts(path)
     try:
-        mesh = trimesh.load(path, process=False, force="mesh")
+        mesh = trimesh.load(path, process=False, force="mesh", resolver=_Beside(path.parent))
     except Exception as error:  # readers of meshes raise anything
         raise DataError(f"{path}: truncated or damaged ({error}); {_CURE}") from error
     if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
         raise DataError(f"{path}: holds no triangles; {_CURE}")
+    _checked_mesh(path, np.asarray(mesh.vertices), np.asarray(mesh.faces))
+    if mesh.visual.kind == "texture" and not painted:
+        raise DataError(f"{path}: its colours are in a texture, but it names no material (mtllib, usemtl); {_CURE}")
     return mesh
+
+
+class _Beside(Resolver):
+    """What a mesh names is in its folder. trimesh's own resolver silently leaves out what is a symbolic link there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> bytes:
+        return read(self.folder / key, _CURE, MOST_BYTES)
+
+    def keys(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()]
+
+    def namespaced(self, namespace: str) -> _Beside:
+        return _Beside(self.folder / namespace)
+
+    def write(self, name: str, data: Any) -> None:
+        raise NotImplementedError("data are only read")
+
+
+def _check_counts(path: Path) -> None:
+    """Make sure that a PLY file does not announce more elements than it has bytes."""
+    data = read(path, _CURE, MOST_BYTES)
+    head, end, _ = data[:100_000].partition(b"end_header")
+    counts = [int(line.split()[2]) for line in head.splitlines() if re.fullmatch(rb"element\s+\w+\s+\d{1,15}\s*", line)]
+    if not end or sum(counts) > len(data) or len(counts) != head.count(b"element "):
+        raise DataError(f"{path}: truncated or damaged: {sum(counts)} elements in {len(data)} bytes; {_CURE}")
+
+
+def _check_materials(path: Path) -> bool:
+    """Whether an OBJ file has materials; all must be there, since trimesh paints grey what it misses."""
+    text = read_text(path, _CURE, MOST_BYTES)
+    libraries, used = _words(text, "mtllib"), _words(text, "usemtl")
+    materials: dict[str, str | None] = {}
+    for library in libraries:
+        name = ""
+        if Path(library).is_absolute() or ".." in Path(library).parts:
+            raise DataError(f"{path}: its colours are to be in {library!r}, which is not beside it; {_CURE}")
+        for line in read_text(path.parent / library, f"{path.name} needs it for its colours; {_CURE}").splitlines():
+            word, _, rest = line.strip().partition(" ")
+            if word == "newmtl":
+                name = rest.strip()
+                materials[name] = None
+            elif word == "map_Kd":
+                materials[name] = rest.split()[-1] if rest.split() else None
+    for name in used:
+        if materials.get(name) is None:
+            raise DataError(
+                f"{path}: its material {name!r} has no texture (map_Kd) in {libraries or 'any file'}; {_CURE}"
+            )
+        texture = path.parent / str(materials[name])
+        if not texture.is_file():
+            raise DataError(f"{texture}: there is no such file, but {path.name} takes its colours from it; {_CURE}")
+    if used and text.find("\nf ") < text.find("usemtl "):
+        raise DataError(f"{path}: some of its faces come before the first material; {_CURE}")
+    return bool(used)
+
+
+def _words(text: str, key: str) -> list[str]:
+    """What stands behind a key in the lines of an OBJ file, each once."""
+    found = (line.partition(" ")[2].strip() for line in text.splitlines() if line.startswith(f"{key} "))
+    return list(dict.fromkeys(found))
 
 
 def _check_split(split: str) -> None:

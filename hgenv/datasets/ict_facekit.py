@@ -5,12 +5,12 @@ It has no colours. Those used here are skins sampled on its vertices, in a file 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import read_json, read_npz, read_text, whole_numbers
 from .folder import DataError
 from .morphable import (
     IBUG_EYES,
@@ -23,11 +23,11 @@ from .morphable import (
     cut,
     fixed_sign,
     principal_textures,
-    read_npz,
 )
 from .standin_faces import made_skins
 
 FACE = 9409  # vertices of the face area, the first in the list
+FAR = 100.0  # centimetres that nothing of a head goes beyond
 ALBEDO = "ict_face9409_albedo_from_makehuman.npz"
 _LIGHT = "ict_facekit_light_head11248.npz"
 _CURE = "get ICT-FaceKit (github.com/ICT-VGL/ICT-FaceKit) and name its folder"
@@ -64,7 +64,10 @@ def load(folder: Path | str, albedo: Path | str | None = None, *, radius: float 
         indices = clone / "vertex_indices.json"
     else:
         raise DataError(f"{folder}: holds neither {_LIGHT} nor FaceXModel/generic_neutral_mesh.obj; {_CURE}")
-    landmarks = np.array(_read_json(indices, "idx_to_landmark_verts"))
+    found = _read_list(indices, "idx_to_landmark_verts")
+    if not all(isinstance(index, int) and abs(index) < 2**31 for index in found):
+        raise DataError(f"{indices}: idx_to_landmark_verts are not whole numbers; {_CURE}")
+    landmarks = np.array(found, np.int64)
     if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= len(neutral):
         raise DataError(f"{indices}: idx_to_landmark_verts are not 68 vertices of the model; {_CURE}")
     if (landmarks >= FACE).any():
@@ -76,10 +79,11 @@ def load(folder: Path | str, albedo: Path | str | None = None, *, radius: float 
         centimetre * neutral[:FACE], centimetre * shapes[:, :FACE].astype(np.float32), names
     )
     path = Path(albedo) if albedo is not None else folder.parent / ALBEDO
-    skins = _read_skins(path) if path.is_file() or albedo is not None else made_skins(mean, 20, seed=0)
+    there = albedo is not None or path.exists() or path.is_symlink()
+    skins = _read_skins(path) if there else made_skins(mean, 20, seed=0)
     colour, texture, limit = principal_textures(skins)
     model = MorphableModel(
-        "ICT-FaceKit",
+        "ICT-FaceKit" if there else "ICT-FaceKit with made skins",
         mean,
         centimetre * identity[:, :FACE].astype(np.float32),
         expression,
@@ -105,7 +109,10 @@ def _read_packed(path: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[s
 def _read_clone(folder: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[str]]:
     neutral, quads = _read_obj(folder / "generic_neutral_mesh.obj", faces=True)
     identities = sorted(folder.glob("identity[0-9][0-9][0-9].obj"))
-    names = list(_read_json(folder / "vertex_indices.json", "expressions"))
+    indices = folder / "vertex_indices.json"
+    names = _read_list(indices, "expressions")
+    if not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise DataError(f"{indices}: expressions must be names of files beside it, without .obj; {_CURE}")
     paths = [folder / f"{name}.obj" for name in names]
     meshes = [_read_obj(path)[0] for path in (*identities, *paths)]
     for path, mesh in zip((*identities, *paths), meshes, strict=True):
@@ -123,12 +130,22 @@ def _checked(
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, list[str]]:
     if neutral.ndim != 2 or neutral.shape[1] != 3 or len(neutral) < FACE or quads.ndim != 2 or quads.shape[1] != 4:
         raise DataError(f"{path}: not the face area of {FACE} vertices in quadrilaterals; {_CURE}")
+    corners = whole_numbers(quads)
+    if corners is None or not corners.size or corners.min() < 0 or corners.max() >= len(neutral):
+        raise DataError(f"{path}: faces are not quadrilaterals between its {len(neutral)} vertices; {_CURE}")
     for what, deltas in (("identity", identity), ("expression", shapes)):
         if deltas.ndim != 3 or deltas.shape[1:] != neutral.shape:
             raise DataError(f"{path}: {what} of shape {deltas.shape} does not fit {len(neutral)} vertices; {_CURE}")
+    for what, numbers in (("neutral", neutral), ("identity", identity), ("expression", shapes)):
+        if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > FAR:
+            raise DataError(f"{path}: {what} must be finite numbers within {FAR:g} cm; {_CURE}")
+    if not (neutral[:FACE].max(0) > neutral[:FACE].min(0)).all():
+        raise DataError(f"{path}: the neutral face is flat; {_CURE}")
     if len(names) != len(shapes) or len(shapes) < LEAST:
         raise DataError(f"{path}: {len(shapes)} expression shapes, {len(names)} names; {_CURE}")
-    return neutral.astype(np.float32), quads, identity, shapes, names
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: several expressions have one name; {_CURE}")
+    return neutral.astype(np.float32), corners, identity, shapes, names
 
 
 def _expressions(neutral: Points, shapes: Points, names: list[str]) -> tuple[Points, Points]:
@@ -159,13 +176,8 @@ def _read_skins(path: Path) -> NDArray:
     return skins.astype(np.float64) / 255
 
 
-def _read_json(path: Path, key: str) -> list:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; {_CURE}")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: damaged, not JSON ({error}); {_CURE}") from error
+def _read_list(path: Path, key: str) -> list:
+    content = read_json(path, _CURE)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: has no list {key!r}; {_CURE}")
     return content[key]
@@ -176,15 +188,15 @@ def _read_obj(path: Path, faces: bool = False) -> tuple[Points, NDArray[np.int64
 
     trimesh merges and reorders vertices, or triangulates; here the order is what ties the files together.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file, the model is incomplete; {_CURE}")
+    text = read_text(path, f"the model is incomplete; {_CURE}", 2**28)
     vertices, corners = [], []
     try:
-        for line in path.read_text().splitlines():
+        for line in text.splitlines():
             if line.startswith("v "):
-                vertices.append([float(word) for word in line.split()[1:4]])
+                x, y, z = line.split()[1:4]
+                vertices.append([float(x), float(y), float(z)])
             elif faces and line.startswith("f "):
                 corners.append([int(word.partition("/")[0]) - 1 for word in line.split()[1:]])
         return np.array(vertices, np.float32).reshape(-1, 3), np.array(corners, np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: damaged, not a Wavefront file of one kind of faces ({error}); {_CURE}") from error

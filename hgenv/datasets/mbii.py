@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
+from .files import read_mat, read_png
 from .folder import VARIABLE, DataError
 from .photos import NativePhoto, Photos, prepare
 
@@ -34,6 +33,8 @@ SPLITS = {
 }
 INPUTS = ("diffuse", "shading", "original")
 RELEASE = "MIT-Berkeley-Laboratory"
+MOST_PIXELS = 2**24  # of a photo; the largest of the release has 320,400
+DEEPEST = 100  # depths, in longer edges of the photo; the release's stay within one
 
 _CURE = (
     "get the data of the SIRFS 1.5 release (Barron and Malik) and name the folder that contains mbii/, "
@@ -127,28 +128,19 @@ def _read(folder: Path, input: str) -> NativePhoto:
 
 def _read_png(path: Path) -> NDArray:
     """The pixels of a PNG file as they are stored, (h, w) or (h, w, channels)."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file, the release is incomplete; {_CURE}")
-    data = path.read_bytes()
-    # OpenCV keeps all 16 bits (Pillow drops 8 of them without a word), and gives None where a file is damaged.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if pixels is None:
-        raise DataError(f"{path}: truncated or damaged ({len(data)} bytes), or not a PNG file; {_REPLACE}")
-    return pixels
+    return read_png(path, f"the release is incomplete; {_CURE}", _REPLACE, MOST_PIXELS)
 
 
 def _read_depth(path: Path) -> NDArray[np.float64]:
     """The depth map of a MATLAB file, (h, w)."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file, the release is incomplete; {_CURE}")
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # whatever its parser trips over: there is no common type
-        raise DataError(f"{path}: truncated or damaged, or not a MATLAB 5 file ({error}); {_REPLACE}") from error
-    if "depth" not in content:
-        keys = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-        raise DataError(f"{path}: holds {keys}, but no variable 'depth'; {_REPLACE}")
-    depth = content["depth"]
+    depth = read_mat(path, "depth", f"the release is incomplete; {_CURE}", _REPLACE, 16 * MOST_PIXELS)
     if depth.ndim != 2 or depth.dtype.kind != "f":
         raise DataError(f"{path}: 'depth' is {depth.dtype} of shape {depth.shape}, not a matrix of numbers; {_REPLACE}")
-    return depth.astype(np.float64)
+    depth = depth.astype(np.float64)
+    most = DEEPEST * max(depth.shape)
+    if (np.abs(depth) > most).any():  # NaN is not
+        raise DataError(
+            f"{path}: a depth of {float(np.nanmax(np.abs(depth))):g} pixels, where {most} are the most that make sense "
+            f"(NaN says that it is unknown); {_REPLACE}"
+        )
+    return depth

@@ -10,9 +10,7 @@ that they show the same part of a head as each other and as the scans; millimetr
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,9 @@ from .folder import DataError
 RADIUS = 95.0  # millimetres around the nose's tip, as is usual for scanned faces
 DARKEST = 0.02  # sRGB
 LEAST = 10  # modes of each kind that beta holds
+# What a face can be, so that another unit or another thing is noticed: edges of its box in millimetres, how far a mode
+# moves a vertex and changes a colour by a standard deviation.
+SMALLEST, LARGEST, FARTHEST, STRONGEST = 20.0, 1000.0, 100.0, 2.0
 IBUG_NOSE, IBUG_EYES = 30, (range(36, 42), range(42, 48))  # of the 68 landmarks
 
 Points = NDArray[np.float32]
@@ -65,6 +66,13 @@ class MorphableModel:
             DataError: They do not.
         """
         count = len(self.mean)
+        if self.mean.shape != (count, 3) or not np.isfinite(self.mean).all() or not count:
+            raise DataError(f"{self.label}: mean must be (V, 3) places that are finite; replace the file")
+        if not SMALLEST <= (edge := float(np.ptp(self.mean, axis=0)[:2].max())) <= LARGEST:
+            raise DataError(
+                f"{self.label}: the face is {edge:g} wide or high, where {SMALLEST:g} to {LARGEST:g} mm make sense; is "
+                "it in millimetres?"
+            )
         for name in ("identity", "expression", "texture"):
             modes = getattr(self, name)
             if modes.ndim != 3 or modes.shape[1:] != (count, 3):
@@ -76,6 +84,21 @@ class MorphableModel:
                 raise DataError(f"{self.label}: {name} holds numbers that are not finite; replace the file")
         if self.albedo.shape != self.mean.shape or self.texture_limit.shape != (len(self.texture),):
             raise DataError(f"{self.label}: albedo or texture_limit do not fit {count} vertices")
+        for name, most, unit in (
+            ("identity", FARTHEST, "mm"),
+            ("expression", FARTHEST, "mm"),
+            ("texture", STRONGEST, ""),
+        ):
+            if (found := float(np.abs(getattr(self, name)).max())) > most:
+                raise DataError(
+                    f"{self.label}: a mode of {name} goes as far as {found:g}, where {most:g} {unit} make sense"
+                )
+        if self.albedo.min() < -0.5 or self.albedo.max() > 1.5 or self.texture_limit.min() < 0:
+            raise DataError(f"{self.label}: albedo must be colours from 0 to 1, and texture_limit not negative")
+        if self.triangles.ndim != 2 or self.triangles.shape[1] != 3 or self.triangles.dtype.kind != "i":
+            raise DataError(f"{self.label}: triangles must be (F, 3) whole numbers, not {self.triangles.shape}")
+        if not 0 <= self.nose < count:
+            raise DataError(f"{self.label}: the nose's tip is vertex {self.nose}, which is not among the {count}")
         if not len(self.triangles) or self.triangles.min() < 0 or self.triangles.max() >= count:
             raise DataError(f"{self.label}: triangles point at vertices that are not among the {count}")
 
@@ -89,6 +112,8 @@ def cut(model: MorphableModel, radius: float = RADIUS) -> MorphableModel:
     kept, triangles = np.unique(triangles, return_inverse=True)
     number = np.full(len(model.mean), -1)
     number[kept] = np.arange(len(kept))
+    if number[model.nose] < 0:
+        raise DataError(f"{model.label}: the nose's tip is no corner of a triangle near it; replace the file")
     landmarks = None if model.landmarks is None else number[model.landmarks]
     return replace(
         model,
@@ -158,26 +183,6 @@ def border_loops(triangles: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         if at == start and len(loop) > 2:
             loops.append(np.array(loop))
     return loops
-
-
-def read_npz(path: Path, keys: tuple[str, ...], cure: str) -> dict[str, NDArray]:
-    """The named arrays of an `.npz` file.
-
-    Raises:
-        DataError: It is missing or damaged, or an array is not there; the message ends in `cure`.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; {cure}")
-    try:
-        # Numpy leaves a damaged file open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
-            found = {key: content[key] for key in keys if key in content}
-    except Exception as error:  # a damaged archive raises anything
-        raise DataError(f"{path}: truncated or damaged, or not an .npz file ({error}); {cure}") from error
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise DataError(f"{path}: holds no {', '.join(missing)}; {cure}")
-    return found
 
 
 def tensors(model: MorphableModel) -> dict[str, Tensor]:

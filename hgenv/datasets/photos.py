@@ -31,6 +31,8 @@ from .folder import DataError
 
 EXPOSURE_PERCENTILE = 99.0
 LENGTH_TOLERANCE = 0.02  # of normals
+MOST_PIXELS = 2**26  # of a photo: 8192 x 8192
+LARGEST_SIZE = 4096  # of what the network sees
 
 Window = tuple[float, float, float]
 
@@ -42,9 +44,10 @@ class NativePhoto:
     Attributes:
         name: Name of the object.
         intensity: (h, w) float, linear, any scale.
-        object: (h, w) bool, the object's silhouette.
+        object: (h, w) bool, the object's silhouette. Other numbers will do where they are 0 and one other, as in a mask
+            that was saved as an image.
         normal: (3, h, w) float unit vectors, x right, y up, z toward the camera; anything where not valid.
-        valid: (h, w) bool, where the normal is known; a part of `object`.
+        valid: (h, w) bool, where the normal is known, or such numbers; a part of `object`.
     """
 
     name: str
@@ -54,8 +57,8 @@ class NativePhoto:
     valid: NDArray[np.bool_]
 
     def __repr__(self) -> str:
-        height, width = self.intensity.shape
-        return f"<NativePhoto {self.name!r}: {height} x {width}, {int(self.valid.sum())} valid pixels>"
+        shape = " x ".join(map(str, np.shape(self.intensity)))
+        return f"<NativePhoto {self.name!r}: {shape}, {np.count_nonzero(self.valid)} valid pixels>"
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,27 @@ class Photos:
     native: tuple[NativeTruth, ...]
     label: str
 
+    def __post_init__(self) -> None:
+        """Check that the parts belong together.
+
+        Raises:
+            DataError: They do not.
+        """
+        if not len(self.samples) == len(self.names) == len(self.native) > 0:
+            raise DataError(
+                f"{self.label}: {len(self.samples)} samples, {len(self.names)} names and {len(self.native)} truths; "
+                "each photo needs one of each: use hgenv.datasets.prepare"
+            )
+        for name, truth in zip(self.names, self.native, strict=True):
+            left, top, edge = truth.window
+            if truth.mask.dtype != torch.bool or truth.normal.shape != (3, *truth.mask.shape):
+                raise DataError(
+                    f"{self.label}, photo {name!r}: a truth has a mask (h, w) of bool and normals (3, h, w), not "
+                    f"{truth.mask.dtype} {tuple(truth.mask.shape)} and {tuple(truth.normal.shape)}"
+                )
+            if not np.isfinite([left, top, edge]).all() or edge <= 0:
+                raise DataError(f"{self.label}, photo {name!r}: there is no window {truth.window}")
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -122,17 +146,16 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
         label: Which data these are.
 
     Raises:
-        ValueError: `size` is not a positive integer.
+        ValueError: `size` is not a positive integer, or too large.
         DataError: A photo's parts do not fit each other, or its numbers make no sense; it has no object, no valid pixel
             (at native resolution or after resampling), is black, or has the name of another.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a positive number of pixels, not {size!r}")
+    check_size(size)
     names, native = [], []
     seen: list[list[NDArray]] = []  # image, normal, mask of each
     for photo in photos:
         where = f"{label}, photo {photo.name!r}"
-        _check(photo, where)
+        photo = _checked(photo, where)
         bright = float(np.percentile(photo.intensity[photo.object], EXPOSURE_PERCENTILE))
         if not bright > 0:
             raise DataError(
@@ -157,21 +180,52 @@ def prepare(photos: Iterable[NativePhoto], size: int, label: str) -> Photos:
     return Photos(samples, tuple(names), tuple(native), label)
 
 
-def _check(photo: NativePhoto, where: str) -> None:
-    """Make sure that a photo's parts fit each other, and that its numbers make sense.
+def check_size(size: int) -> None:
+    """Make sure that images can have so many pixels along an edge.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE:
+        raise ValueError(f"size must be a positive number of pixels, {LARGEST_SIZE} at most, not {size!r}")
+
+
+def _checked(photo: NativePhoto, where: str) -> NativePhoto:
+    """The photo with arrays of the documented types, if its parts fit each other and its numbers make sense.
 
     Raises:
         DataError: They do not; the message says which.
     """
-    shape = photo.intensity.shape
+    if not isinstance(photo.name, str) or not photo.name.isprintable() or not photo.name:
+        raise DataError(f"{where}: its name must be a text that can be printed; metrics go by it")
+    parts: dict[str, NDArray] = {}
+    for part in ("intensity", "object", "normal", "valid"):
+        parts[part] = found = np.asarray(getattr(photo, part))
+        if found.dtype.kind not in "biuf":
+            raise DataError(f"{where}: {part} must be real numbers, not {found.dtype}")
+    shape = parts["intensity"].shape
     if len(shape) != 2:
         raise DataError(f"{where}: intensity must be (h, w), not {shape}; take the mean of the colours")
+    if not 0 < shape[0] * shape[1] <= MOST_PIXELS:
+        raise DataError(f"{where}: {shape[0]} x {shape[1]} pixels, where 1 to {MOST_PIXELS} make sense; scale it down")
     for part, expected in (("object", shape), ("normal", (3, *shape)), ("valid", shape)):
-        found = getattr(photo, part)
-        if found.shape != expected:
-            raise DataError(f"{where}: {part} must be {expected} beside this intensity, not {found.shape}")
-        if part != "normal" and found.dtype != np.bool_:
-            raise DataError(f"{where}: {part} must be bool, not {found.dtype}; compare it with a threshold")
+        if parts[part].shape != expected:
+            raise DataError(f"{where}: {part} must be {expected} beside this intensity, not {parts[part].shape}")
+    for part in ("object", "valid"):
+        mask = as_mask(parts[part])
+        if mask is None:
+            raise DataError(
+                f"{where}: {part} must be bool, or 0 and one other number; this {parts[part].dtype} has more of them: "
+                "compare it with a threshold"
+            )
+        parts[part] = mask
+    if parts["intensity"].dtype == np.bool_ or parts["normal"].dtype.kind != "f":
+        types = f"{parts['intensity'].dtype} and {parts['normal'].dtype}"
+        raise DataError(f"{where}: intensity must be numbers and normals must be floating-point, not {types}")
+    if parts["intensity"].dtype.kind == "f":
+        parts["intensity"] = parts["intensity"].astype(np.float64)  # half precision has no room for sums
+    parts["normal"] = parts["normal"].astype(np.float64)
+    photo = NativePhoto(photo.name, **parts)
     if not photo.object.any():
         raise DataError(f"{where}: the object's mask is empty; replace the photo's mask file by an intact one")
     if (outside := photo.valid & ~photo.object).any():
@@ -186,6 +240,18 @@ def _check(photo: NativePhoto, where: str) -> None:
             f"{where}: normals must have length 1 where valid; {int(wrong.sum())} do not, such as "
             f"{lengths[wrong][0]:.3g}; normalize them, or mark fewer as valid"
         )
+    return photo
+
+
+def as_mask(numbers: NDArray) -> NDArray[np.bool_] | None:
+    """True where a mask's numbers are not 0, if they are 0 and one other, such as 255; None if there are more."""
+    if numbers.dtype == np.bool_:
+        return numbers
+    most = numbers.max(initial=0)
+    inside = numbers == most
+    if not most > 0 or not (inside | (numbers == 0)).all():  # so is NaN
+        return None if (numbers != 0).any() else np.zeros(numbers.shape, dtype=bool)
+    return inside
 
 
 def _resample(photo: NativePhoto, intensity: NDArray, window: Window, size: int) -> list[NDArray]:

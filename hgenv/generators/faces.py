@@ -97,6 +97,7 @@ class FaceGenerator:
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device: image (B, 3, S, S), depth, mask."""
+        self.space.check_rows(betas, seeds)
         drawn = self.draw(betas, seeds)
         with torch.no_grad():
             vertices = fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))

@@ -33,6 +33,7 @@ class QuadraticGenerator:
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, 4) betas and (B,) seeds."""
+        self.space.check_rows(betas, seeds)
         parts = self.space.split(betas.to(seeds.device, torch.float64))
         points = parts["position"] + parts["spread"] * normals(uniforms(seeds, DIMENSION))
         return DenseSamples(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))

@@ -149,6 +149,7 @@ class ShapeGenerator:
         return (frame.mask.mean((1, 2, 3)) < SMALLEST_SHARE).nonzero()[:, 0]
 
     def _sample(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, grammar.Shape]:
+        self.space.check_rows(betas, seeds)
         betas = betas.to(seeds.device, torch.float64)
         count = grammar.numbers_needed(self.depth)
         numbers = uniforms(seeds, LIGHT_NUMBERS + count)

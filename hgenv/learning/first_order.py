@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .learner import Learner, training_loss
+from .learner import Learner, gradient, training_loss
 from .precision import full_precision
 from .rules import Rule, TrainingState, Weights
 from .unroll import StepGradient, as_gradient, backwards, differentiable, last_adjoint, rule_adjoint
@@ -100,15 +100,15 @@ def _directions(
     """s_k, X_k and v_k of the training steps, the last one first."""
     for state, batch in backwards(trajectory, batches, last_steps):
         # The derivative of a linear rule is the same at any gradient.
-        gradient = state.weights if rule.linear else _gradient(learner, state.weights, batch)
-        adjoint, v = rule_adjoint(rule, state, gradient, adjoint)
+        g = state.weights if rule.linear else _gradient(learner, state.weights, batch)
+        adjoint, v = rule_adjoint(rule, state, g, adjoint)
         yield state, batch, v
 
 
 def _gradient(learner: Learner, weights: Weights, batch: Any) -> Weights:
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-    gradient = torch.autograd.grad(training_loss(learner, leaves, batch), list(leaves.values()))
-    return dict(zip(leaves, gradient, strict=True))
+    found = gradient(learner, training_loss(learner, leaves, batch), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
 
 
 def _slopes(learner: Learner, weights: Weights, samples: Any) -> tuple[Tensor, ...]:

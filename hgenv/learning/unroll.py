@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hgenv.samples import Samples
 
-from .learner import Learner, training_loss, validation_loss
+from .learner import Learner, gradient, training_loss, validation_loss
 from .precision import full_precision
 from .rules import Rule, TrainingState, Weights
 
@@ -51,9 +51,9 @@ def train(learner: Learner, rule: Rule, state: TrainingState, batches: list[Any]
     trajectory = [state]
     for batch in batches:
         weights = {name: w.detach().requires_grad_() for name, w in state.weights.items()}
-        gradient = torch.autograd.grad(training_loss(learner, weights, batch), list(weights.values()))
+        g = gradient(learner, training_loss(learner, weights, batch), list(weights.values()))
         with torch.no_grad():
-            state = rule(state, dict(zip(weights, gradient, strict=True)))
+            state = rule(state, dict(zip(weights, g, strict=True)))
         trajectory.append(state)
     return trajectory
 
@@ -75,11 +75,11 @@ def train_together(learner: Learner, rule: Rule, state: TrainingState, batches: 
     def loss(weights: Weights, *tensors: Tensor) -> Tensor:
         return training_loss(learner, weights, batches[0].with_tensors(tensors))
 
-    gradient = torch.func.vmap(torch.func.grad(loss))
+    slope = torch.func.vmap(torch.func.grad(loss))
     copies = len(batches[0])
     state = state.with_tensors([t.expand(copies, *t.shape) for t in state.tensors])
     for batch in batches:
-        state = rule(state, gradient(state.weights, *batch.tensors))
+        state = rule(state, slope(state.weights, *batch.tensors))
     return state
 
 
@@ -137,8 +137,8 @@ def adjoint_step(
     sample_weights = torch.ones(len(batch), dtype=like.dtype, device=like.device, requires_grad=True)
 
     loss = training_loss(learner, start.weights, samples, sample_weights)
-    gradient = torch.autograd.grad(loss, list(start.weights.values()), create_graph=True)
-    end = rule(start, dict(zip(start.weights, gradient, strict=True)))
+    g = gradient(learner, loss, list(start.weights.values()), graph=True)
+    end = rule(start, dict(zip(start.weights, g, strict=True)))
 
     variables = [x for x in samples.tensors if x.requires_grad]
     inputs = [*start.tensors, *variables, sample_weights]
@@ -153,9 +153,9 @@ def last_adjoint(learner: Learner, end: TrainingState, data: Any) -> tuple[Tenso
     """L and a_K = dL/ds_K."""
     weights = {name: w.detach().requires_grad_() for name, w in end.weights.items()}
     loss = validation_loss(learner, weights, data)
-    gradient = torch.autograd.grad(loss, list(weights.values()))
+    g = gradient(learner, loss, list(weights.values()))
     slots = [torch.zeros_like(t) for part in end.slots.values() for t in part.values()]
-    return loss.detach(), end.with_tensors([*gradient, *slots])
+    return loss.detach(), end.with_tensors([*g, *slots])
 
 
 def rule_adjoint(

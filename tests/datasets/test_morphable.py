@@ -235,7 +235,7 @@ def test_no_basel_model(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         basel.load(tmp_path / "BFM.mat")
     scipy.io.savemat(tmp_path / "BFM.mat", {"other": np.zeros(3)})
-    with pytest.raises(DataError, match="no struct 'model'"):
+    with pytest.raises(DataError, match="no variable 'model'"):
         basel.load(tmp_path / "BFM.mat")
 
 

@@ -31,6 +31,7 @@ from .scene import (
     TETRAHEDRON_CORNERS,
     Frame,
     Scene,
+    check_scene,
     extent,
     polarity,
 )
@@ -58,6 +59,7 @@ class AnalyticRenderer:
 
     def __call__(self, scene: Scene) -> Frame:
         """Render all objects; see `Renderer`."""
+        check_scene(scene)
         if not compiled_kernels_serve(scene.kind):
             return self.render_torch(scene, GPU_RAYS)
         if scene.linear.requires_grad:

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from ...problem import RenderError
 from ..shading.texture import Look
 
 EMPTY, SPHERE, CUBE, CONE, TETRAHEDRON = -1, 0, 1, 2, 3
@@ -56,6 +57,35 @@ class Scene(Look):
 
     def __getitem__(self, rows: slice | Tensor) -> Scene:
         return Scene(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def check_scene(scene: Scene) -> None:
+    """Make sure that a scene can be rendered: an index beyond its end would read what is not there.
+
+    Raises:
+        RenderError: It cannot.
+    """
+    batch, leaves = scene.kind.shape if scene.kind.dim() == 2 else (-1, 0)
+    if leaves < 1 or leaves & (leaves - 1):
+        raise RenderError(f"kind must be (B, 2**depth), the leaf slots of trees, not {tuple(scene.kind.shape)}")
+    waves = scene.phase.shape[-1] if scene.phase.dim() == 2 else 0
+    shapes = {
+        "size": (leaves, 3), "linear": (leaves, 3, 3), "offset": (leaves, 3), "operator": (leaves - 1,),
+        "light": (3,), "ambient": (), "wave": (waves, 3), "phase": (waves,), "texture": (), "exposure": (),
+        "contrast": (),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if (found := tuple(getattr(scene, name).shape)) != (batch, *shape):
+            raise RenderError(f"{name} must be {(batch, *shape)} beside this kind, not {found}")
+    if scene.kind.device.type != "cpu":
+        return
+    if bool(((scene.kind < EMPTY) | (scene.kind > TETRAHEDRON)).any()) or bool((scene.operator & ~1).any()):
+        raise RenderError("kind must be -1 to 3, and operator 0 or 1, see Scene")
+    for name in shapes:
+        values = getattr(scene, name)
+        if values.is_floating_point() and not values.isfinite().all():
+            row = int((~values.reshape(batch, -1).isfinite().all(1)).nonzero()[0])
+            raise RenderError(f"object {row} has {name} with values that are infinite or NaN")
 
 
 def polarity(operator: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from embreex.rtcore_scene import EmbreeScene
 from torch import Tensor
 
 from ..framing import check_size, pixel_centres
-from .fragments import SCATTER, Fragments, check_triangles
+from .fragments import SCATTER, Fragments, check_meshes, check_triangles
 
 LIFT = 2e-3  # halves of the frame's edge
 
@@ -37,6 +37,7 @@ class EmbreeSurfaces:
 
     def __call__(self, vertices: Tensor, light: Tensor) -> Fragments:
         """Cast one ray a pixel, and one from the light."""
+        check_meshes(vertices, light, self.triangles)
         meshes, lights = vertices.detach().cpu().numpy(), light.detach().cpu().numpy()
         seen = [self._see(mesh, toward) for mesh, toward in zip(meshes, lights, strict=True)]
         return Fragments(*(torch.from_numpy(np.stack(parts)).to(vertices.device) for parts in zip(*seen, strict=True)))

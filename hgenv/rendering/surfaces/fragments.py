@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...problem import RenderError
+
 SHADOW_TEXELS = 2
 # A point is lifted by so many texels along its normal before it is looked up, so that a slope is not its own shadow.
 SHADOW_LIFT = 0.6
@@ -67,6 +69,24 @@ def check_triangles(triangles: Tensor) -> Tensor:
     if int(triangles.min()) < 0:
         raise ValueError(f"triangles have a corner {int(triangles.min())}; corners are numbered from 0")
     return triangles.to("cpu", torch.int64).contiguous()
+
+
+def check_meshes(vertices: Tensor, light: Tensor, triangles: Tensor) -> None:
+    """Make sure that these can be rendered: an index beyond its end would read what is not there.
+
+    Raises:
+        RenderError: They cannot.
+    """
+    shape = tuple(vertices.shape)
+    if vertices.dim() != 3 or shape[2] != 3 or not vertices.is_floating_point():
+        raise RenderError(f"vertices must be (B, V, 3) floating-point, not {shape} {vertices.dtype}")
+    if shape[1] <= (most := int(triangles.max())):
+        raise RenderError(f"vertices are {shape[1]}, but the triangles have corner {most}; they belong to another mesh")
+    if light.shape != (shape[0], 3) or not light.is_floating_point():
+        raise RenderError(f"light must be ({shape[0]}, 3) directions, one of each mesh, not {tuple(light.shape)}")
+    if vertices.device.type == "cpu" and not (vertices.isfinite().all() and light.isfinite().all()):
+        row = int((~(vertices.flatten(1).isfinite().all(1) & light.isfinite().all(1))).nonzero()[0])
+        raise RenderError(f"mesh {row} has vertices or a light that are infinite or NaN")
 
 
 def triangles_around(triangles: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .fragments import (
     SHADOW_LIFT,
     SHADOW_TEXELS,
     Fragments,
+    check_meshes,
     check_triangles,
     light_axes,
     triangles_around,
@@ -35,6 +36,7 @@ class ZBuffer:
 
     def __call__(self, vertices: Tensor, light: Tensor) -> Fragments:
         """See `SurfaceRenderer`."""
+        check_meshes(vertices, light, self.triangles)
         if not compiled_kernels_serve(vertices):
             return self.render_torch(vertices, light)
         from .compiled import render  # late: loading or compiling the kernels takes a moment
