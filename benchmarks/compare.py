@@ -6,7 +6,7 @@ Takes the overrides of `hgenv run`, and its `--config-dir`; a comma makes a list
 is a run. Runs that are finished are skipped; those that were interrupted, or are asked for with a larger budget of the
 same unit, go on. `workers` runs are at work at a time, each its own process.
 
-With a launcher, the runs go to the cores of this machine, to SLURM or to Ray instead; `hydra.launcher.<name>` sets it up:
+With a launcher (`cores`, `slurm`, `ray_cluster`) the runs go there; `hydra.launcher.<name>` sets it up:
 
     hgenv compare hydra/launcher=slurm hydra.launcher.partition=cpu optimizer=fixed,evolution seed=0,1,2
 """
