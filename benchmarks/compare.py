@@ -5,6 +5,10 @@
 Takes the overrides of `hgenv run`, and its `--config-dir`; a comma makes a list of values, and every combination
 is a run. Runs that are finished are skipped; those that were interrupted, or are asked for with a larger budget of the
 same unit, go on. `workers` runs are at work at a time, each its own process.
+
+With a launcher (`cores`, `slurm`, `ray_cluster`) the runs go there; `hydra.launcher.<name>` sets it up:
+
+    hgenv compare hydra/launcher=slurm hydra.launcher.partition=cpu optimizer=fixed,evolution seed=0,1,2
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from . import report
-from .config import USER_ERRORS, RunError, compose, ended, override
+from . import engines, report
+from .config import USER_ERRORS, RunError, compose, ended, override, with_folder
 from .launch import Job, work
 
 
@@ -41,7 +45,7 @@ def compare(
 
     Args:
         arguments: Overrides, with lists.
-        workers: Runs at work at a time.
+        workers: Runs at work at a time; with a launcher, it is the one who decides.
         config_dir: See `compose`.
 
     Returns:
@@ -54,8 +58,11 @@ def compare(
     """
     if workers < 1:
         raise RunError(f"workers must be at least 1, not {workers}")
-    flags = [] if config_dir is None else ["--config-dir", config_dir]
-    jobs = [Job([*flags, *overrides], compose(overrides, config_dir)) for overrides in expand(arguments)]
+    launcher = [argument for argument in arguments if engines.is_of_launcher(argument)]
+    rest = [argument for argument in arguments if argument not in launcher]
+    if config_dir is not None:
+        rest = with_folder(rest, config_dir)
+    jobs = [Job(overrides, compose(overrides)) for overrides in expand(rest)]
     folders = [job.folder for job in jobs]
     twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if twice:
@@ -69,7 +76,7 @@ def compare(
             print(f"{job.folder}: nothing to do, it is {done['status']}", flush=True)
             if done["status"] == "failed":
                 failed[job.folder] = done["message"]
-    return folders, failed | work(missing, workers)
+    return folders, failed | (engines.work(missing, launcher) if launcher else work(missing, workers))
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:

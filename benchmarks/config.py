@@ -139,12 +139,18 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
     """
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
-        arguments = _with_folder(arguments, Path(config_dir).absolute())
+        arguments = with_folder(arguments, config_dir)
     with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
         return settings(hydra.compose("config", arguments))
 
 
-def _with_folder(arguments: Sequence[str], folder: Path) -> list[str]:
+def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
+    """Overrides that also say where a folder with more YAML files is.
+
+    Raises:
+        RunError: There is no such folder.
+    """
+    folder = Path(config_dir).absolute()
     if not folder.is_dir():
         raise RunError(f"--config-dir: {folder} is no folder")
     rest, paths = [], [f"file://{folder}"]

@@ -372,9 +372,11 @@ def test_comparisons_take_it_along(mine, where, optimizer):
     assert "walk" in (mine / "runs" / "ours" / "report.md").read_text()
 
 
-def test_hydra_s_own_multirun_makes_each_run_in_its_folder(mine):
+def test_hydra_s_own_multirun_over_joblib_makes_each_run_in_its_folder(mine):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'hgenv[cluster]' brings it")
     words = [
         "--config-dir", "conf", "--multirun", *OWN, "optimizer=mine,fixed", "study=many", "seed=0,1",
+        "hydra/launcher=cores", "hydra.launcher.n_jobs=2",
         "env.batch_size=0,4", "optimizer.label='${optimizer._target_}-${env.batch_size}'",
     ]  # fmt: skip
     done = call("hgenv.benchmarks.run", *words, cwd=mine)

@@ -1,0 +1,114 @@
+"""Runs at work wherever one of Hydra's launchers puts them: on the cores of this machine, under SLURM, on Ray.
+
+    hgenv compare hydra/launcher=cores optimizer=fixed,evolution seed=0,1,2
+
+A run is the same process with the same folder as without a launcher, and what its folder says is what became of it:
+whatever an engine loses, the same command makes again what is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from . import config
+from .config import RunError
+from .launch import Job
+
+
+def is_of_launcher(override: str) -> bool:
+    """Whether an override chooses or sets up a launcher, and is no setting of a run."""
+    return override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
+    """Make all runs with a launcher of Hydra's.
+
+    Args:
+        jobs: The runs.
+        overrides: What chooses the launcher and sets it up.
+
+    Returns:
+        What is known of those that did not come to their end, by their folders.
+
+    Raises:
+        RunError: The launcher cannot be had, or it was interrupted.
+    """
+    if not jobs:
+        return {}
+    said = dict[Path, str]()
+    try:
+        for job, words in zip(jobs, _launch(jobs, overrides), strict=True):
+            said[job.folder] = words
+    except KeyboardInterrupt:
+        raise RunError("interrupted; the same command goes on where it was") from None
+    except HydraException as error:
+        cure = "\nfor joblib and SLURM, pip install 'hgenv[cluster]'; for Ray, 'hgenv[ray]'"
+        raise RunError(f"{error}{cure if 'Could not find' in str(error) else ''}") from None
+    except Exception as error:  # an engine can raise anything
+        said = dict.fromkeys((job.folder for job in jobs), f"{type(error).__name__}: {error}")
+    failed = dict[Path, str]()
+    for job in jobs:
+        done = config.ended(job.folder, job.settings.identity)
+        if done is None:
+            failed[job.folder] = said[job.folder] or "the launcher did not make it; the same command tries again"
+        elif done["status"] == "failed":
+            failed[job.folder] = done["message"]
+    return failed
+
+
+def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
+    """What each run says that failed, as the launcher brings it back; nothing of those that did not."""
+    tasks = [[word for word in job.arguments if not word.startswith("hydra.")] for job in jobs]
+    search = [word for word in jobs[0].arguments if word.startswith("hydra.")]
+    with hydra.initialize_config_module("hgenv.configs", job_name="hgenv", version_base="1.3"):
+        core = GlobalHydra.instance().hydra
+        assert core is not None
+        whole = core.compose_config("config", [*tasks[0], *search, *overrides], run_mode=RunMode.MULTIRUN)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=core.config_loader, callbacks=Callbacks(whole)),
+            task_function=partial(_make, os.getcwd()),
+            config=whole,
+        )
+        return [_words(made) for made in launcher.launch(tasks, initial_job_idx=0)]
+
+
+def _make(folder: str, composed: DictConfig) -> str:
+    """Make one run where the launcher has put us, as a process of its own: no run ends another, or leaves it anything.
+
+    Args:
+        folder: Where the command was typed.
+        composed: The run's config.
+
+    Returns:
+        What it said, if it failed.
+    """
+    os.chdir(folder)
+    asked = HydraConfig.get().overrides
+    search = [word for word in asked.hydra if word.startswith("hydra.searchpath=")]
+    job = Job([*asked.task, *search], config.settings(composed))
+    job.start()
+    assert job.process is not None
+    code = job.process.wait()
+    words = job.last_words()
+    print(words.splitlines()[-1] if words else job.folder, flush=True)
+    return words if code else ""
+
+
+def _words(made: JobReturn) -> str:
+    try:
+        return str(made.return_value)
+    except Exception as error:  # whatever kept the run from being begun
+        return f"{type(error).__name__}: {error}"
