@@ -135,7 +135,7 @@ def _plain(value: Any, where: str) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or type(value) in (bool, int, float, str, bytes, Tensor):
+    if value is None or type(value) in (bool, int, float, str, Tensor):
         return value
     if isinstance(value, Tensor):  # a parameter, say
         return value.detach()

@@ -139,7 +139,6 @@ class _Run:
         platform = provenance.numerics(self.env.device)
         self.platform = provenance.fingerprint(platform)
         self.platforms = {self.platform: platform}
-        self.incidents: dict[str, int] = {}
 
     def go(self, mine: Lease) -> dict[str, Any]:
         """Begin or resume, update until the run ends, and say how it ended."""
@@ -197,7 +196,7 @@ class _Run:
 
         def fits(kept: dict[str, Any], rows: int) -> None:
             where = f"{self.folder}, checkpoint-{rows}.ckpt"
-            if not {"run", "rows", "env", "optimizer", "platforms", "incidents"} <= kept.keys() or kept["rows"] != rows:
+            if not {"run", "rows", "env", "optimizer", "platforms"} <= kept.keys() or kept["rows"] != rows:
                 raise RecordError(f"{where}: is no checkpoint of a run; restore the file, or delete the run's folder")
             mine, theirs = self.settings.identity, kept["run"] if isinstance(kept["run"], dict) else {}
             apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
@@ -231,13 +230,12 @@ class _Run:
             self.env.load_state_dict(kept["env"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.platforms = {str(key): dict(facts) for key, facts in kept["platforms"].items()} | self.platforms
-            self.incidents = {str(what): int(count) for what, count in kept["incidents"].items()}
         except Exception as error:  # optimizers come from many hands
             raise RecordError(
                 f"{self.folder}, checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
                 f"({type(error).__name__}: {error}); restore the file, or delete the run's folder"
             ) from error
-        self._count("resumed")
+        self.env.ledger.note("resumed")
         self._compare_platform(self._last.get("platform"))
 
     def _rows_until(self, count: int) -> Iterator[Row]:
@@ -270,7 +268,7 @@ class _Run:
             "%s: goes on on another platform (%s); from here on the rows may differ in their last bits from those that "
             "the first would have given", self.folder, "; ".join(apart),
         )  # fmt: skip
-        self._count("resumed on another platform")
+        self.env.ledger.note("resumed on another platform")
 
     def _fingerprints(self) -> dict[str, str]:
         env = self.env
@@ -278,9 +276,6 @@ class _Run:
             name: provenance.fingerprint_of_data(data)
             for name, data in (("validation", env.validation), ("test", env.test))
         }
-
-    def _count(self, what: str) -> None:
-        self.incidents[what] = self.incidents.get(what, 0) + 1
 
     def _claim(self) -> None:
         """Have the folder say what the run is to be."""
@@ -339,17 +334,15 @@ class _Run:
         kept: dict[str, float | None] = {}
         for name, value in found.items():
             kept[name] = float(f"{value:.6g}") if math.isfinite(value) else None
-            if kept[name] is None and self._count_once(f"{data} {name} not finite"):
-                logger.warning(
-                    "%s, update %d: the %s metric %r is %s; the row has no figure for it, and the run goes on",
-                    self.folder, self.env.update, data, name, value,
-                )  # fmt: skip
+            if kept[name] is None:
+                what = f"{data} {name} not finite"
+                if what not in self.env.ledger.incidents:
+                    logger.warning(
+                        "%s, update %d: the %s metric %r is %s; the row has no figure for it, and the run goes on",
+                        self.folder, self.env.update, data, name, value,
+                    )  # fmt: skip
+                self.env.ledger.note(what)
         return kept
-
-    def _count_once(self, what: str) -> bool:
-        """Count something; whether it is the first time."""
-        self._count(what)
-        return self.incidents[what] == 1
 
     def _opening(self, loss: float) -> Row:
         """What row 0 has in place of a step's outcome, and what reports need to know about the environment."""
@@ -379,7 +372,7 @@ class _Run:
             self.board.flush()
             if self.file.settle():
                 logger.warning("%s was deleted while the run was at work, and is written again", self._rows)
-                self._count("rows written again")
+                self.env.ledger.note("rows written again")
             if not (self.folder / CONFIG).is_file():
                 self._claim()
             kept = {
@@ -388,7 +381,6 @@ class _Run:
                 "env": self.env.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "platforms": self.platforms,
-                "incidents": self.incidents,
             }
             checkpoint.save(self.folder, kept, self.progress.count)
 
@@ -431,7 +423,7 @@ class _Run:
             "command": self.command,
             "earlier": records.earlier_endings(self.folder),
             "platforms": self.platforms,
-            "incidents": {**self.incidents, **getattr(self.env.ledger, "incidents", {})},
+            "incidents": self.env.ledger.incidents,
         }
 
 

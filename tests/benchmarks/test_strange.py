@@ -223,7 +223,6 @@ def forged(folder: Path, change: Any) -> None:
         lambda kept: kept.update(rows=3),
         lambda kept: kept.update(run=None),
         lambda kept: kept.update(run={}),
-        lambda kept: kept.update(incidents=4),
         lambda kept: kept.update(platforms={"x": 1}),
     ],
 )
