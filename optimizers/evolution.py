@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +71,7 @@ class Evolution(Optimizer):
         if self.population < 2 or not sigma > 0:
             raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
         self.name, self._started = name, False
-        with _numpy_state_kept():
+        with _global_randomness_kept():
             _try(name, _make(name, self.normalized, self.population, sigma, budget, seed), self.population)
             self._nevergrad = _make(name, self.normalized, self.population, sigma, budget, seed)
 
@@ -80,14 +81,14 @@ class Evolution(Optimizer):
         Raises:
             EvolutionError: Nevergrad's method failed.
         """
-        with _numpy_state_kept(), self._named(env):
+        with _global_randomness_kept(), self._named(env):
             candidates = [self._nevergrad.ask() for _ in range(self.population)]
         members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
         if not self._started:
             members, self._started = torch.cat([self.normalized[None], members]), True
         outcomes = env.probe(self._valid(members))
         losses = torch.tensor([env.task.max_loss if o.loss is None else o.loss for o in outcomes])
-        with _numpy_state_kept(), self._named(env):
+        with _global_randomness_kept(), self._named(env):
             for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
                 self._nevergrad.tell(candidate, loss)
         worked = torch.tensor([o.ok for o in outcomes])
@@ -116,13 +117,17 @@ class Evolution(Optimizer):
 
 
 @contextmanager
-def _numpy_state_kept() -> Iterator[None]:
-    """Undo what nevergrad does to numpy's global random state: it seeds generators from it that it never uses."""
-    state = np.random.get_state()  # noqa: NPY002
+def _global_randomness_kept() -> Iterator[None]:
+    """Undo what nevergrad does to global random states.
+
+    It seeds generators from numpy's that it never uses; and its import draws from `random`'s.
+    """
+    state, other = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+        random.setstate(other)
 
 
 def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:
