@@ -23,8 +23,9 @@ from .learning.rules import Rule, TrainingState
 from .patience import patience
 from .probing import Batched, Prober, Serial
 from .problem import Data, Generator, Outcome, part, untouched
-from .rollout import Problem, Rollout, restore, roll
+from .rollout import Problem, Rollout, like_rollout, restore, roll
 from .samples import SamplesError
+from .saved import AnyOf, copy_like
 from .tasks.task import Task
 
 GALLERY = 16  # samples that `render` shows
@@ -115,6 +116,8 @@ class DataGenEnv(gym.Env):
                 f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
             )
         where = choose_device(device)
+        if torch.is_inference_mode_enabled():
+            raise ValueError("make the environment outside of torch.inference_mode(): its data are trained on")
         for name, data in (("validation", validation), ("test", test)):
             learner.task.check(data.samples, f"the {name} data {data.label!r}")
             if (wrong := data.samples.not_finite()) is not None:
@@ -202,7 +205,7 @@ class DataGenEnv(gym.Env):
         if options:
             raise ValueError(f"unknown reset options {sorted(options)}; there are none")
         self._seed = int(self.np_random.integers(2**62))
-        self._state = self.problem.rule.start(initial_weights(self.learner, self._seed, self.device))
+        self._state = self._first_state(self._seed)
         self.update = 0
         self.last = None
         self._last_loss = self.problem.validate(self.state, self.ledger)
@@ -363,13 +366,22 @@ class DataGenEnv(gym.Env):
         """Go on where `state_dict` was taken, with the same bits.
 
         The ledger goes back, too, but not within an update: what an optimizer has spent stays spent.
+
+        Raises:
+            ValueError: The state is not one of this environment: a name, a type, a shape or a number is not as it
+                should be. The message says which. Nothing has changed then.
         """
-        self._seed, self.update, self._state = state["seed"], state["update"], TrainingState(**state["state"])
-        self._last_loss = state["last_loss"]
-        self.np_random.bit_generator.state = state["np_random"]
-        self.last = None if state["last"] is None else restore(self.problem, state["last"], self.ledger)
+        like = self._like()
+        if type(self).state_dict is not DataGenEnv.state_dict and isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name in like}  # the rest is for whoever added it
+        kept = copy_like(state, like, "the environment")
+        last = None if kept["last"] is None else restore(self.problem, kept["last"], self.ledger)
+        # From here on nothing can fail.
+        self._seed, self.update, self._last_loss = kept["seed"], kept["update"], kept["last_loss"]
+        self._state, self.last = TrainingState(**kept["state"]), last
+        self.np_random.bit_generator.state = kept["np_random"]
         if not self.ledger.in_update:
-            self.ledger.load_state_dict(state["ledger"])
+            self.ledger.load_state_dict(kept["ledger"])
 
     def __repr__(self) -> str:
         problem = self.problem
@@ -380,6 +392,34 @@ class DataGenEnv(gym.Env):
         )
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _like(self) -> dict[str, Any]:
+        """What a state of this environment looks like, see `copy_like`."""
+        state = self._first_state(0) if self._state is None else self._state
+
+        def random(found: Any) -> Any:
+            trial = type(self.np_random.bit_generator)()
+            try:
+                trial.state = found
+                if str(trial.state) != str(found):
+                    raise ValueError(f"it is taken for {trial.state}")
+            except Exception as error:  # numpy's own, which differ from version to version
+                raise ValueError(f"the environment: np_random: no state of numpy's generator: {error}") from None
+            return found
+
+        return {
+            "state": state.state_dict(),
+            "seed": 0,
+            "update": 0,
+            "last_loss": 0.0,
+            "last": AnyOf((None, like_rollout(self.problem, state))),
+            "ledger": Ledger.checked,
+            "np_random": random,
+        }
+
+    def _first_state(self, seed: int) -> TrainingState:
+        """Before any training."""
+        return self.problem.rule.start(initial_weights(self.learner, seed, self.device))
 
     def _score(self, data: Data) -> dict[str, float]:
         who = f"the learner {type(self.learner).__name__} with {type(self.task).__name__}"

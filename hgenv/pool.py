@@ -117,10 +117,10 @@ class Pool:
         for worker, needs in hired:  # all are on their way by now
             worker.tell(needs, self._timeout)
         for worker in [*idle, *(worker for worker, _ in hired)][: len(waiting)]:
-            worker.task = waiting.popleft()
+            index = worker.task = waiting.popleft()
             worker.left = self._timeout if worker.ready else max(self._timeout, START)
             worker.since = time.monotonic()
-            worker.tell(pickle.dumps(tasks[worker.task]), self._timeout)
+            worker.tell(pickle.dumps(tasks[index]), self._timeout)
 
     def _hire(self) -> tuple[_Worker, Any]:
         """Start a process; and what it is to be sent."""
@@ -212,7 +212,8 @@ class _Worker:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.ready, self.task, self.since, self.left = False, None, 0.0, 0.0
+        self.ready, self.since, self.left = False, 0.0, 0.0
+        self.task: int | None = None
         self.process = context.Process(target=_serve, args=(theirs,))
         # It inherits what is blocked, and so hears none of these before it says what they mean to it.
         resource_tracker.ensure_running()  # would unblock them

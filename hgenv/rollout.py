@@ -21,6 +21,7 @@ from .learning.rules import Rule, TrainingState
 from .learning.unroll import sample_gradient, train
 from .problem import Data, Generator, Outcome, PartError, RenderError, Status, part, untouched
 from .samples import Samples, SamplesError
+from .saved import AnyOf
 
 SAMPLES_AT_ONCE = 1024  # displaced samples: enough for a GPU, not too much for memory
 
@@ -421,11 +422,37 @@ def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, se
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)
 
 
+def like_rollout(problem: Problem, state: TrainingState) -> dict[str, Any]:
+    """What the `state_dict` of a rollout of a problem looks like, given any state of training; see `copy_like`."""
+    beta, n = problem.space.initial, problem.num_samples
+    at = state.state_dict()
+    return {
+        "outcome": {"beta": beta, "loss": AnyOf((None, 0.0)), "status": "", "message": ""},
+        "betas": beta.expand(n, -1),
+        "seeds": torch.zeros(n, dtype=torch.int64, device=problem.device),
+        "states": AnyOf(([at], [at] * (problem.unroll_steps + 1))),
+    }
+
+
 def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
-    """A rollout from its `state_dict`; its samples are made again, free of charge."""
-    outcome = Outcome(**kept["outcome"] | {"status": Status[kept["outcome"]["status"]]})
+    """A rollout from its `state_dict`, which looks as it should; its samples are made again, free of charge.
+
+    Raises:
+        ValueError: It contradicts itself.
+    """
+    said = kept["outcome"]
+    if said["status"] not in Status.__members__:
+        raise ValueError(f"the last rollout: there is no status {said['status'][:40]!r}")
+    outcome = Outcome(**said | {"status": Status[said["status"]]})
+    if outcome.ok != (outcome.loss is not None) or outcome.ok > (len(kept["states"]) > 1):
+        raise ValueError(f"the last rollout: status {said['status']} with loss {outcome.loss}: one of them is wrong")
+    for beta in (outcome.beta, *kept["betas"]):
+        problem.space.check(beta)
     betas, seeds = kept["betas"], kept["seeds"]
     states = [TrainingState(**state) for state in kept["states"]]
-    with torch_threads(problem.threads), own_modes():
-        samples = problem.generate(betas, seeds) if outcome.ok else None
+    try:
+        with torch_threads(problem.threads), own_modes():
+            samples = problem.generate(betas, seeds) if outcome.ok else None
+    except RenderError as error:
+        raise ValueError(f"the last rollout: its samples cannot be made again: {error}") from error
     return Rollout(outcome, betas, seeds, samples, states, problem, ledger)

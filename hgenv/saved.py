@@ -32,13 +32,15 @@ def copy_like(found: Any, like: Any, where: str) -> Any:
         found: What was saved.
         like: The example: dictionaries with the same names, lists of the same length, tensors of the same shape and
             dtype (those of the copy are on the example's device), texts, whole numbers from 0 on, finite numbers, None;
-            or `Each`, `AnyOf`.
+            or `Each`, `AnyOf`, or a function that makes a copy, or raises ValueError.
         where: What the state is of, for the message.
 
     Raises:
         ValueError: It has another form. The message says what is wrong, and where.
     """
     match like:
+        case _ if callable(like):
+            return like(found)
         case AnyOf():
             for other in like.likes[:-1]:
                 try:

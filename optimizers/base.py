@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace, RenderError
 from hgenv.device import own_modes
+from hgenv.saved import AnyOf, check_names, copy_like
 
 from .rules import Rule
 from .shrinkage import Shrinkage, ShrinkageState
@@ -84,32 +85,56 @@ class Optimizer(ABC):
         """Go on where `state_dict` was taken, with the same bits.
 
         Raises:
-            ValueError: The state is from another decision space, or damaged.
+            ValueError: The state is not one of such an optimizer: a name, a type, a shape or a number is not as it
+                should be. The message says which. Nothing has changed then.
         """
-        self._check(state)
-        self.normalized.data = state["normalized"].clone()
-        self.random.set_state(state["random"])
+        like = {"normalized": self._beta, "random": self._random}
+        kept = self._checked(state, like, like if type(self).state_dict is Optimizer.state_dict else state)
+        self.normalized.data = kept["normalized"]
+        self.random.set_state(kept["random"])
 
-    def _check(self, state: dict[str, Any]) -> None:
-        """Refuse a state that cannot be one of this optimizer. Nothing changes."""
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
+    def _checked(self, state: Any, like: dict[str, Any], known: Any) -> dict[str, Any]:
+        """A copy of those parts of a saved state that are in `like`, see `hgenv.saved.copy_like`.
+
+        Raises:
+            ValueError: One has not the form that it should have, or the state has parts with other names than `known`.
+        """
+        who = f"the optimizer {type(self).__name__}"
+        if not isinstance(state, dict):
+            raise ValueError(f"{who}: the saved state must be a dictionary, not {type(state).__name__}")
+        check_names(state, like, known, who)
+        return {name: copy_like(state[name], part, f"{who}: {name}") for name, part in like.items()}
+
+    def _beta(self, found: Any) -> Tensor:
+        """A copy of a normalized beta.
+
+        Raises:
+            ValueError: It is none.
+        """
+        d = self.space.dimension
+        if isinstance(found, Tensor) and found.dim() == 1 and len(found) != d:
             raise ValueError(
-                f"this state has no {missing[0]!r}: it is of another optimizer than {type(self).__name__}, or of "
-                "another version of hgenv; load it where it was saved, or begin anew"
+                f"this state is of an optimizer of {len(found)} components, but the space has {d}; load it with the "
+                "environment that it was saved with"
             )
-        normalized = state["normalized"]
-        if not is_vector(normalized):
-            raise damaged("normalized")
-        if len(normalized) != self.space.dimension:
-            raise ValueError(
-                f"this state is of an optimizer of {len(normalized)} components, but the space has "
-                f"{self.space.dimension}; load it with the environment that it was saved with"
-            )
+        beta: Tensor = copy_like(found, torch.zeros(d, dtype=torch.float64), "the optimizer's beta")
+        if not beta.isfinite().all():
+            raise ValueError("the optimizer's beta: the saved state has values that are infinite or NaN")
+        return beta
+
+    def _random(self, found: Any) -> Tensor:
+        """A copy of a generator's state.
+
+        Raises:
+            ValueError: It is none.
+        """
+        like = self.random.get_state()
+        state: Tensor = copy_like(found, like, "the optimizer's random")
         try:
-            torch.Generator().set_state(state["random"])
-        except (TypeError, RuntimeError) as error:
-            raise damaged("random") from error
+            torch.Generator().set_state(state)
+        except RuntimeError as error:
+            raise ValueError(f"the optimizer's random: no state of torch's generator: {error}") from None
+        return state
 
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
@@ -134,22 +159,6 @@ class Optimizer(ABC):
     def _project(self, normalized: Tensor) -> Tensor:
         """The nearest valid betas in normalized form, (..., d)."""
         return self.space.normalize(self._valid(normalized))
-
-
-def is_vector(value: Any) -> bool:
-    """Whether it is what states hold vectors as: finite numbers, (n,) float64."""
-    return (
-        isinstance(value, Tensor)
-        and value.dtype == torch.float64
-        and value.dim() == 1
-        and value.is_contiguous()
-        and bool(value.isfinite().all())
-    )
-
-
-def damaged(name: str) -> ValueError:
-    """The error that an entry of a state cannot be what was saved."""
-    return ValueError(f"this state's {name!r} is damaged; load another one, or begin anew")
 
 
 @dataclass(frozen=True)
@@ -252,7 +261,7 @@ class GradientOptimizer(Optimizer):
         if rows.isinf().any():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
             return
-        self._move(rows)
+        self._move(rows.detach())  # a graph would grow from update to update through what the shrinkage remembers
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
@@ -261,11 +270,39 @@ class GradientOptimizer(Optimizer):
 
     @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, with the same bits."""
+        """Go on where `state_dict` was taken, with the same bits.
+
+        Raises:
+            ValueError: As `Optimizer.load_state_dict`.
+        """
+        moved = isinstance(state, dict) and bool(state.get("moves"))
+        zeros = torch.zeros(self.space.dimension, dtype=torch.float64)
+        believed = None if self.shrinkage is None else asdict(self.shrinkage.start(len(zeros)))
+        like = {"rule": self._like_rule(moved), "moves": 0, "worked": AnyOf((None, self._beta)), "shrinkage": believed}
+        known = like | {"normalized": None, "random": None}
+        kept = self._checked(state, like, known if type(self).state_dict is GradientOptimizer.state_dict else state)
         super().load_state_dict(state)
-        self._torch_rule.load_state_dict(state["rule"])
-        self._moves, self._worked = state["moves"], state["worked"]
-        self._known = None if state["shrinkage"] is None else ShrinkageState(**state["shrinkage"])
+        # The rule's own settings are as it was made with; the learning rate follows from the number of moves.
+        rate = self.rule.rate(max(0, kept["moves"] - 1))
+        own = [group | {"lr": rate} for group in self._torch_rule.state_dict()["param_groups"]]
+        self._torch_rule.load_state_dict({"state": kept["rule"]["state"], "param_groups": own})
+        self._moves, self._worked = kept["moves"], kept["worked"]
+        self._known = None if kept["shrinkage"] is None else ShrinkageState(**kept["shrinkage"])
+
+    def _like_rule(self, moved: bool) -> dict[str, Any]:
+        """What a state of the rule looks like: before the first move, or after one, made by another one of its kind."""
+        beta = torch.nn.Parameter(torch.zeros(self.space.dimension, dtype=torch.float64))
+        other = self.rule.make(beta)
+        if moved:
+            beta.grad = torch.zeros_like(beta)
+            other.step()
+
+        def any_groups(found: Any) -> list[Any]:
+            if not isinstance(found, list) or len(found) != len(other.param_groups):
+                raise ValueError(f"the optimizer's rule: param_groups must be a list of {len(other.param_groups)}")
+            return found
+
+        return {"state": other.state_dict()["state"], "param_groups": any_groups}
 
     def _move(self, rows: Tensor) -> None:
         """beta <- valid(beta - shrinkage * rule(mean of the rows)); the paper's equation 12 and appendix A.2."""

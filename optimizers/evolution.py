@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace
 from hgenv.patience import patience
+from hgenv.saved import copy_like
 
-from .base import Initial, Optimizer, damaged, is_vector
+from .base import Initial, Optimizer
 
 TRIED = 3  # generations, before a method is used
 LARGEST = 5e20  # what nevergrad takes a larger loss for
@@ -77,7 +80,7 @@ class Evolution(Optimizer):
         self.name, self.sigma, self.budget = name, sigma, budget
         # What decides which candidates are asked; a state brings its own.
         self._seed, self._initial = seed, self.normalized.clone()
-        with _numpy_state_kept():
+        with _global_randomness_kept():
             _try(name, self._make(seed, self._initial), self.population)
             self._nevergrad = self._make(seed, self._initial)
         self._asked: list[Any] = []  # and not told yet
@@ -90,7 +93,7 @@ class Evolution(Optimizer):
         Raises:
             EvolutionError: Nevergrad's method failed.
         """
-        with _numpy_state_kept(), self._named(env):
+        with _global_randomness_kept(), self._named(env):
             while len(self._asked) < self.population:  # else what was asked before an interrupt
                 self._asked.append(self._nevergrad.ask())
         candidates = np.stack([candidate.value for candidate in self._asked])
@@ -100,7 +103,7 @@ class Evolution(Optimizer):
         outcomes = env.probe(self._valid(members))
         losses = torch.tensor([env.task.max_loss if o.loss is None else o.loss for o in outcomes])
         told = [min(loss, LARGEST) for loss in losses[-self.population :].tolist()]
-        with _numpy_state_kept(), self._named(env):
+        with _global_randomness_kept(), self._named(env):
             for candidate, loss in zip(self._asked, told, strict=True):
                 self._nevergrad.tell(candidate, loss)
         self._asked = []
@@ -127,10 +130,10 @@ class Evolution(Optimizer):
             ValueError: The state is from another decision space, another method or other settings, is damaged, or
                 nevergrad does not ask the same candidates again. Nothing has changed.
         """
-        self._check(state)
-        told, digest = state["told"].tolist(), hashlib.sha256()
-        with _numpy_state_kept():
-            method = self._make(state["seed"], state["initial"])
+        kept = self._checked(state, self._like(), [*self._like(), "normalized", "random"])
+        told, digest = kept["told"].tolist(), hashlib.sha256()
+        with _global_randomness_kept():
+            method = self._make(kept["seed"], kept["initial"])
             with patience(f"nevergrad's {self.name} is told {len(told)} losses again"):
                 try:
                     for candidates in _retell(method, told, self.population):
@@ -147,31 +150,31 @@ class Evolution(Optimizer):
             )
         super().load_state_dict(state)
         self._nevergrad, self._asked, self._told, self._digest = method, [], array("d", told), digest
-        self._seed, self._initial = state["seed"], state["initial"].clone()
+        self._seed, self._initial = kept["seed"], kept["initial"]
 
     def _settings(self) -> dict[str, Any]:
         return {"name": self.name, "population": self.population, "sigma": self.sigma, "budget": self.budget}
 
-    def _check(self, state: dict[str, Any]) -> None:
-        super()._check(state)
-        for name, own in self._settings().items():
-            if type(state[name]) is not type(own) or state[name] != own:
+    def _like(self) -> dict[str, Any]:
+        """What a state of this optimizer has besides `Optimizer`'s, see `hgenv.saved.copy_like`."""
+
+        def initial(found: Any) -> Tensor:
+            beta = self._beta(found)
+            if not torch.equal(beta, beta.clamp(0, 1)):
+                raise ValueError("the saved state's 'initial' is not within [0, 1]; load another one, or begin anew")
+            return beta
+
+        def losses(found: Any) -> Tensor:
+            count = len(found) if isinstance(found, Tensor) and found.dim() == 1 else 0
+            told: Tensor = copy_like(found, torch.zeros(count, dtype=torch.float64), "the optimizer's 'told'")
+            if count % self.population or not told.isfinite().all():
                 raise ValueError(
-                    f"this state is of evolution with {name}={state[name]!r}, but this optimizer has {name}={own!r}; "
-                    "load it with the settings that it was saved with"
+                    "the saved state's 'told' is not finite losses of whole generations; load another one, or begin anew"
                 )
-        initial = state["initial"]
-        for name, ok in {
-            "seed": type(state["seed"]) is int and state["seed"] >= 0,
-            "initial": (
-                is_vector(initial)
-                and initial.shape == self.normalized.shape
-                and torch.equal(initial, initial.clamp(0, 1))
-            ),
-            "told": is_vector(state["told"]) and len(state["told"]) % self.population == 0,
-        }.items():
-            if not ok:
-                raise damaged(name)
+            return told
+
+        settings = {name: partial(_same, name, own) for name, own in self._settings().items()}
+        return settings | {"seed": 0, "initial": initial, "told": losses, "digest": ""}
 
     def _make(self, seed: int, initial: Tensor) -> Any:
         """Nevergrad's method before the first generation."""
@@ -189,13 +192,17 @@ class Evolution(Optimizer):
 
 
 @contextmanager
-def _numpy_state_kept() -> Iterator[None]:
-    """Undo what nevergrad does to numpy's global random state: it seeds generators from it that it never uses."""
-    state = np.random.get_state()  # noqa: NPY002
+def _global_randomness_kept() -> Iterator[None]:
+    """Undo what nevergrad does to global random states.
+
+    It seeds generators from numpy's that it never uses; and its import draws from `random`'s.
+    """
+    state, other = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+        random.setstate(other)
 
 
 def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:
@@ -203,6 +210,8 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     # Late, because they take a second; both here, because nevergrad would import cma in the middle of an update.
     import cma  # type: ignore[import-untyped] # noqa: F401
     import nevergrad as ng
+    from nevergrad.optimization import optimizerlib
+    from nevergrad.optimization.utils import Archive
 
     if name not in ng.optimizers.registry:
         raise ValueError(
@@ -227,12 +236,16 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     parametrization.random_state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     parametrization.set_mutation(sigma=sigma)
     try:
-        return make(parametrization=parametrization, budget=budget, num_workers=population)
+        method = make(parametrization=parametrization, budget=budget, num_workers=population)
     except Exception as error:  # the methods come from many hands
         raise ValueError(
             f"nevergrad's {name} cannot take a generation of {population} in {len(initial)} dimensions "
             f"({_said(error)}); {PLAIN}"
         ) from error
+    if type(method) is optimizerlib._CMA:
+        # It never looks at its records of 1000 candidates, which Python collects late: 5 kB a candidate until then.
+        method.pruning = lambda records: Archive()
+    return method
 
 
 def _try(name: str, method: Any, population: int) -> None:
@@ -272,6 +285,20 @@ def _retell_cma(method: Any, losses: list[float]) -> NDArray[np.float64]:
     method._num_ask += len(losses)
     method._num_tell += len(losses)
     return candidates
+
+
+def _same(name: str, own: Any, found: Any) -> Any:
+    """A setting of a saved state, which has to be this optimizer's.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    if type(found) is not type(own) or found != own:
+        raise ValueError(
+            f"this state is of evolution with {name}={found!r}, but this optimizer has {name}={own!r}; load it with the "
+            "settings that it was saved with"
+        )
+    return own
 
 
 def _said(error: Exception) -> str:

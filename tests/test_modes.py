@@ -87,8 +87,6 @@ def test_an_environment_sets_the_modes_that_it_needs(name: str) -> None:
 
 def updates(name: str, optimizer: str, mode: Mode) -> list[Any]:
     env, options = make(name), {} if optimizer == "fixed" else {"period": 1}
-    if optimizer == "evolution":
-        options["population"] = 2
     with mode():
         env.reset(seed=1)
         made = REGISTRY[optimizer](env.space, seed=0, **options)

@@ -157,7 +157,7 @@ def test_cma_finds_the_optimum() -> None:
 
 
 def test_numpy_global_state_is_restored() -> None:
-    """Nevergrad does touch it; were it not restored, this would fail (see _numpy_state_kept)."""
+    """Nevergrad does touch it; were it not restored, this would fail (see _global_randomness_kept)."""
     env = quadratic()
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     for name in ("DE", "PSO", "TBPSA"):
