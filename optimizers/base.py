@@ -246,7 +246,7 @@ class GradientOptimizer(Optimizer):
         if rows.isinf().any():
             logger.warning("update %d goes without a gradient: it is not finite", env.update)
             return
-        self._move(rows)
+        self._move(rows.detach())  # a graph would grow from update to update through what the shrinkage remembers
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""

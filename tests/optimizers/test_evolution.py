@@ -236,13 +236,13 @@ def test_cma_is_told_again_without_nevergrads_records(name: str) -> None:
     space = unit_box(2)
     optimizer, env = Evolution(space, seed=0, name=name, population=6, period=1, sigma=0.3), Scored(score)
     first = optimizer._nevergrad.es
-    for _ in range(70):
+    for _ in range(90):
         optimizer.update(env)  # type: ignore[arg-type]
     assert optimizer._nevergrad.es is not first
     resumed = Evolution(space, seed=0, name=name, population=6, period=1, sigma=0.3)
     resumed.load_state_dict(optimizer.state_dict())
     for counter in ("num_ask", "num_tell"):
-        assert getattr(resumed._nevergrad, counter) == getattr(optimizer._nevergrad, counter) == 420
+        assert getattr(resumed._nevergrad, counter) == getattr(optimizer._nevergrad, counter) == 540
     assert (resumed._nevergrad.ask().value == optimizer._nevergrad.ask().value).all()
     assert not len(resumed._nevergrad.archive)
 
