@@ -203,6 +203,8 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     # Late, because they take a second; both here, because nevergrad would import cma in the middle of an update.
     import cma  # type: ignore[import-untyped] # noqa: F401
     import nevergrad as ng
+    from nevergrad.optimization import optimizerlib
+    from nevergrad.optimization.utils import Pruning
 
     if name not in ng.optimizers.registry:
         raise ValueError(
@@ -227,12 +229,16 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     parametrization.random_state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     parametrization.set_mutation(sigma=sigma)
     try:
-        return make(parametrization=parametrization, budget=budget, num_workers=population)
+        method = make(parametrization=parametrization, budget=budget, num_workers=population)
     except Exception as error:  # the methods come from many hands
         raise ValueError(
             f"nevergrad's {name} cannot take a generation of {population} in {len(initial)} dimensions "
             f"({_said(error)}); {PLAIN}"
         ) from error
+    if type(method) is optimizerlib._CMA:
+        # It never looks at its records of 1000 candidates, which Python collects late: 5 kB a candidate until then.
+        method.pruning = Pruning(population, 2 * population)
+    return method
 
 
 def _try(name: str, method: Any, population: int) -> None:

@@ -335,3 +335,16 @@ def test_no_file_in_the_working_directory_has_a_say(tmp_path: Path, monkeypatch:
         optimizer = Evolution(unit_box(4), seed=0, population=6, period=1)
         found.append(generations(optimizer, noisy, 4))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["CMA", "DiagonalCMA"])
+def test_records_that_cma_does_not_look_at_are_few(name: str) -> None:
+    """And it asks the same candidates as with all of them."""
+    found = []
+    for bounded in (True, False):
+        optimizer = Evolution(unit_box(3), seed=0, name=name, population=6, period=1)
+        if not bounded:
+            optimizer._nevergrad.pruning = None
+        found.append(generations(optimizer, noisy, 30))
+        assert (len(optimizer._nevergrad.archive) < 12) == bounded
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
