@@ -204,7 +204,7 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
     import cma  # type: ignore[import-untyped] # noqa: F401
     import nevergrad as ng
     from nevergrad.optimization import optimizerlib
-    from nevergrad.optimization.utils import Pruning
+    from nevergrad.optimization.utils import Archive
 
     if name not in ng.optimizers.registry:
         raise ValueError(
@@ -237,7 +237,7 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
         ) from error
     if type(method) is optimizerlib._CMA:
         # It never looks at its records of 1000 candidates, which Python collects late: 5 kB a candidate until then.
-        method.pruning = Pruning(population, 2 * population)
+        method.pruning = lambda records: Archive()
     return method
 
 
