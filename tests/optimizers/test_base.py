@@ -258,3 +258,16 @@ def test_bounds(bounds: Any) -> None:
 def test_other_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="'project' or 'clip', not 'reflect'"):
         GradientOptimizer(mixture().space, Hybrid(), SGD(), seed=0, bounds="reflect")  # type: ignore[arg-type]
+
+
+def test_no_graph_outlives_its_update() -> None:
+    """An estimator of one's own may leave one; through the shrinkage's memory it would grow with every update."""
+    env, rows = quadratic(), torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    optimizer = GradientOptimizer(env.space, Given(2 * rows), SGD(0.01), seed=0, shrinkage=Shrinkage(0.9))
+    for _ in range(3):
+        optimizer.update(env)
+    shrinkage = optimizer.state_dict()["shrinkage"]
+    assert (shrinkage["mean"] > 0).all()
+    assert not any(t.requires_grad for t in (*shrinkage.values(), optimizer.recommendation))
+    assert optimizer.normalized.grad is not None
+    assert not optimizer.normalized.grad.requires_grad
