@@ -111,7 +111,8 @@ def _make(folder: str, composed: DictConfig) -> str:
         job.process.wait()
     words = job.last_words()
     print(words.splitlines()[-1] if words else job.folder, flush=True)
-    return words if code else ""
+    ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""
+    return words + ended if code else ""
 
 
 def _words(made: JobReturn) -> str:
