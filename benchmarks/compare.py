@@ -59,6 +59,8 @@ def compare(
     if workers < 1:
         raise RunError(f"workers must be at least 1, not {workers}")
     launcher = [argument for argument in arguments if engines.is_of_launcher(argument)]
+    if launcher and workers > 1:
+        raise RunError(f"workers={workers} is for runs without a launcher, which has its own setting for that")
     rest = [argument for argument in arguments if argument not in launcher]
     if config_dir is not None:
         rest = with_folder(rest, config_dir)

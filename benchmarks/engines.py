@@ -70,7 +70,10 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
 
 
 def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
-    """What each run says that failed, as the launcher brings it back; nothing of those that did not."""
+    """What each run says that failed, as the launcher brings it back; nothing of those that did not.
+
+    This is what Hydra 1.3 does in a multirun, but for exactly these runs instead of all that lists of values stand for.
+    """
     tasks = [[word for word in job.arguments if not word.startswith("hydra.")] for job in jobs]
     search = [word for word in jobs[0].arguments if word.startswith("hydra.")]
     with hydra.initialize_config_module("hgenv.configs", job_name="hgenv", version_base="1.3"):
@@ -101,10 +104,15 @@ def _make(folder: str, composed: DictConfig) -> str:
     job = Job([*asked.task, *search], config.settings(composed))
     job.start()
     assert job.process is not None
-    code = job.process.wait()
+    try:
+        code = job.process.wait()
+    finally:  # the engine ends us: the run makes a checkpoint and ends, too
+        job.process.terminate()
+        job.process.wait()
     words = job.last_words()
     print(words.splitlines()[-1] if words else job.folder, flush=True)
-    return words if code else ""
+    ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""
+    return words + ended if code else ""
 
 
 def _words(made: JobReturn) -> str:

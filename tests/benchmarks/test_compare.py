@@ -18,6 +18,7 @@ def test_arguments_that_make_no_sense_are_named(tmp_path, capsys):
         (["--config-dir", str(tmp_path / "nowhere")], "nowhere is no folder"),
         (["workers=many"], "workers must be a whole number"),
         (["workers=0"], "workers must be at least 1"),
+        (["workers=2", "hydra/launcher=cores"], "workers=2 is for runs without a launcher"),
         (["optimizer.rule.learning_rate=0.1,0.2"], "several runs would have the folder"),
         (["optimizer=hybrid"], "hybrid_gradient"),
         (["optimizer.stride=1"], "has no setting 'stride'"),

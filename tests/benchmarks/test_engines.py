@@ -1,6 +1,5 @@
 """Runs over the engines themselves: joblib, submitit and Ray are started, and each run is a process of its own."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,18 @@ from hgenv.benchmarks import compare, records
 RUNS = ["env=quadratic", "optimizer=fixed", "budget.unit=updates", "budget.amount=3", "env.label=q${env.batch_size}"]
 
 
+@pytest.fixture
+def _engines_end():
+    yield
+    for name, end in (
+        ("ray", lambda ray: ray.shutdown()),
+        ("joblib.externals.loky", lambda loky: loky.get_reusable_executor().shutdown(kill_workers=True)),
+    ):
+        if name in sys.modules:
+            end(sys.modules[name])
+
+
+@pytest.mark.usefixtures("_engines_end")
 @pytest.mark.parametrize(
     ("package", "launcher"),
     [
@@ -18,29 +29,23 @@ RUNS = ["env=quadratic", "optimizer=fixed", "budget.unit=updates", "budget.amoun
         ("ray_launcher", ["hydra/launcher=ray_cluster", "hydra.launcher.ray.init.num_cpus=2"]),
     ],
 )
-def test_a_comparison_over_an_engine(package, launcher, tmp_path, monkeypatch, capsys):
+def test_a_comparison_over_an_engine(package, launcher, tmp_path, monkeypatch, capfd):
     pytest.importorskip(f"hydra_plugins.hydra_{package}", reason="pip install 'hgenv[cluster,ray]' brings the engines")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # writes a token into the home folder otherwise
     monkeypatch.chdir(tmp_path)
-    # A process of its own: what an engine starts ends with it.
-    words = [*launcher, *RUNS, "env.batch_size=0,8"]
-    done = subprocess.run(
-        [sys.executable, "-m", "hgenv.benchmarks.compare", *words], capture_output=True, text=True, check=False
-    )
-    study = tmp_path / "runs" / "default"
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "runs/default/q0/fixed/seed=0 failed" in done.stderr
-    assert "batch_size and max_updates must each be at least 1" in done.stderr
-    made = study / "q8" / "fixed" / "seed=0"
+    assert compare.main([*launcher, *RUNS, "env.batch_size=0,8"]) == 1
+    said = capfd.readouterr()
+    assert "runs/default/q0/fixed/seed=0 failed" in said.err
+    assert "batch_size and max_updates must each be at least 1" in said.err
+    assert "q8: quadratic validation" in said.out
+    made = tmp_path / "runs" / "default" / "q8" / "fixed" / "seed=0"
     assert len(records.read(made).rows) == 4
     assert "launcher" not in records.read_done(made)["command"]
-    assert "q8: quadratic validation" in done.stdout
-    assert not (study / "q0" / "fixed" / "seed=0" / "rows.jsonl").exists()
+    assert not (tmp_path / "runs" / "default" / "q0" / "fixed" / "seed=0" / "rows.jsonl").exists()
 
-    # Once more, there is nothing for an engine to do, and none is started.
+    # Once more, there is nothing for an engine to do.
     assert compare.main([*launcher, *RUNS, "env.batch_size=8"]) == 0
-    assert capsys.readouterr().out.count("nothing to do") == 1
+    assert capfd.readouterr().out.count("nothing to do") == 1
 
 
 def test_a_launcher_that_is_not_there_is_named(tmp_path, capsys):
