@@ -116,7 +116,10 @@ class Problem:
         self.check(samples, len(betas))
         if like is not None and (
             type(samples) is not type(like)
-            or any(a.shape[1:] != b.shape[1:] for a, b in zip(samples.tensors, like.tensors, strict=True))
+            or any(
+                a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point()
+                for a, b in zip(samples.tensors, like.tensors, strict=True)
+            )
         ):
             raise SamplesError(f"{who} made {samples}, but of the same seeds it made {like} before")
         return samples

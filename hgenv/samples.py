@@ -59,11 +59,11 @@ class Samples:
     def dot(self, other: Samples) -> Tensor:
         """Inner product of each sample with its partner in `other`, (B,), over all floating-point fields."""
         products = [
-            torch.linalg.vecdot(_rows(a), _rows(b))
+            torch.linalg.vecdot(_rows(a), _rows(b).to(a.dtype))
             for a, b in zip(self.tensors, other.tensors, strict=True)
             if a.is_floating_point() and b.is_floating_point()
         ]
-        return torch.stack(products).sum(0)
+        return torch.stack(products).sum(0) if products else torch.zeros(len(self), device=self.tensors[0].device)
 
     def not_finite(self) -> str | None:
         """The first number that is infinite or NaN, in words; None if there is none."""
