@@ -291,9 +291,12 @@ LEARNERS = (
 )
 # What is another network, or other weights, as good as any.
 OTHER_LEARNERS = (
-    ("output", "infinite"), ("initial_weights", "of a batch too many"), ("initial_weights", "of another size"), ("before", "decay in place"),
+    ("output", "infinite"),
+    ("initial_weights", "of a batch too many"),
+    ("initial_weights", "of another size"),
+    ("before", "decay in place"),
     ("before", "decay behind autograd"),
-)  # fmt: skip
+)
 
 
 def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
