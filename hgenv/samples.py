@@ -139,3 +139,14 @@ class DenseSamples(Samples):
     image: Tensor
     target: Tensor
     mask: Tensor
+
+    def check_mask(self, who: str) -> None:
+        """Make sure that every pixel counts or does not.
+
+        Raises:
+            SamplesError: The mask has numbers other than 0 and 1.
+        """
+        if self.mask.device.type != "meta" and not ((self.mask == 0) | (self.mask == 1)).all():
+            raise SamplesError(
+                f"{who}: the field 'mask' must be 0 or 1, a pixel that counts or not; compare, or divide"
+            )

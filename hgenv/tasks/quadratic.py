@@ -38,6 +38,7 @@ class QuadraticTask(Task):
                     f"{who}: the field {name!r} must be ({len(samples)}, {size}) floating-point, not {tuple(x.shape)} "
                     f"{x.dtype}"
                 )
+        samples.check_mask(who)
 
     def training_loss(self, output: Tensor, samples: DenseSamples) -> Tensor:
         """Half the squared distance of each sample."""
