@@ -68,7 +68,10 @@ def untouched(samples: Samples, who: str) -> Iterator[None]:
     before = versions()
     yield
     if versions() != before:
-        raise PartError(f"{who} changes its samples in place, which others look at afterwards; let it work on copies")
+        raise PartError(
+            f"{who} changes its samples in place, which others look at afterwards; let it work on copies, and make the "
+            "environment anew"
+        )
 
 
 class Generator(Protocol):

@@ -109,7 +109,9 @@ def case(rng: Random, folder: Path) -> Finding:
 
     words = ("generator", "learner", "Learner", type(env.task).__name__)
     finding = attempt(f"{name}, {asked}, {kind}", act, words, judge)
-    if finding.verdict in (Verdict.CLEAR, Verdict.STATUS, Verdict.UNHARMED):
+    if "make the environment anew" in finding.what:
+        del _envs[name]
+    elif finding.verdict in (Verdict.CLEAR, Verdict.STATUS, Verdict.UNHARMED):
         try:  # with the good parts again, and the weights and data as they were
             env.reset(seed=seed)
             after = _ask(env, asked, seed)

@@ -1,21 +1,22 @@
 """The fuzz tool, on some dozens of cases of each kind, and that it finds what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
+import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
 
-from hgenv.benchmarks.fuzz import driver
+from hgenv.benchmarks.fuzz import driver, loaders
 from hgenv.benchmarks.fuzz.__main__ import main
 from hgenv.benchmarks.fuzz.case import BAD, Finding, Verdict, attempt, same
 from hgenv.datasets import DataError, photos
-from hgenv.datasets import files as read_files
 
 
-@pytest.mark.parametrize(("target", "count"), [("loaders", 36), ("betas", 24), ("strangers", 24)])
+@pytest.mark.parametrize(("target", "count"), [("loaders", 24), ("betas", 14), ("strangers", 14)])
 def test_nothing_lies_hangs_or_falls_over(target: str, count: int) -> None:
     numbers = [n for n in range(10**4) if driver.TARGETS[n % len(driver.TARGETS)] == target][:count]
     found = {n: driver.try_case(7, n) for n in numbers}
@@ -33,10 +34,10 @@ def test_a_case_is_the_same_each_time() -> None:
 
 
 def test_the_tool_from_the_command_line() -> None:
-    command = [sys.executable, "-m", "hgenv.benchmarks.fuzz", "--cases", "4", "--only", "loaders", "--workers", "1"]
+    command = [sys.executable, "-m", "hgenv.benchmarks.fuzz", "--cases", "3", "--only", "loaders", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last.pop("cases") == sum(last.values()) == 4
+    assert last.pop("cases") == sum(last.values()) == 3
     assert list(last) == [verdict.value for verdict in Verdict]
     assert done.returncode == 0
     with pytest.raises(SystemExit):
@@ -44,10 +45,14 @@ def test_the_tool_from_the_command_line() -> None:
 
 
 def test_what_is_silently_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check of masks, some case of the loaders must be bad."""
+    """Without the check of masks, some photo of one's own is read otherwise."""
+
+    def found() -> list[Finding]:
+        return [loaders._own_photo(np.random.default_rng(n)) for n in range(60)]
+
+    assert not [finding for finding in found() if finding.verdict in BAD]
     monkeypatch.setattr(photos, "as_mask", lambda numbers: numbers.astype(bool))
-    found = [driver.try_case(0, n) for n in range(0, 400, 2) if driver.TARGETS[n % len(driver.TARGETS)] == "loaders"]
-    assert any(finding.verdict is Verdict.WRONG and "own photo" in finding.what for finding in found)
+    assert any(finding.verdict is Verdict.WRONG and "object as" in finding.what for finding in found())
 
 
 def test_verdicts() -> None:
@@ -72,8 +77,7 @@ def test_verdicts() -> None:
     assert same(one, {"b": np.arange(3.0)}) == "['a'] became ['b']"
 
 
-def test_processes_that_die_or_hang_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert read_files.MOST_BYTES < 2**32
+def test_processes_that_die_or_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     context = driver.multiprocessing.get_context("fork")
     monkeypatch.setattr(driver.multiprocessing, "get_context", lambda _: context)
     monkeypatch.setattr(driver, "work", _work)
@@ -84,14 +88,10 @@ def test_processes_that_die_or_hang_are_counted(monkeypatch: pytest.MonkeyPatch,
     assert "exit code 7" in found[1].what
 
 
-def _work(pipe: object, seed: int) -> None:
-    import os
-    import time
-
-    number = pipe.recv()  # type: ignore[attr-defined]
-    if number == 1:
-        os._exit(7)
-    if number == 2:
-        time.sleep(60)
-    pipe.send(Finding(Verdict.UNHARMED, ""))  # type: ignore[attr-defined]
-    time.sleep(60)
+def _work(pipe: Connection, seed: int) -> None:
+    while (number := pipe.recv()) is not None:
+        if number == 1:
+            os._exit(7)
+        if number == 2:
+            time.sleep(60)
+        pipe.send(Finding(Verdict.UNHARMED, ""))
