@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -26,16 +26,32 @@ class PartError(RuntimeError):
     """
 
 
-@contextmanager
-def part(who: str) -> Iterator[None]:
-    """What somebody else's code raises inside becomes a `PartError`, unless it is in our own words already."""
-    try:
-        yield
-    except (PartError, RenderError, SamplesError, DecisionError):
-        raise
-    except Exception as error:
-        words = str(error).partition("\n")[0]  # some libraries write pages
-        raise PartError(f"{who} failed: {type(error).__name__}: {words}") from error
+class part:
+    """What somebody else's code raises inside becomes a `PartError`, unless it is in our own words already.
+
+    A class, because a generator's `contextmanager` lets a StopIteration through.
+
+    Args:
+        who: Whose code it is.
+    """
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Put an error into words.
+
+        Raises:
+            PartError: There is one.
+        """
+        if isinstance(error, Exception) and not isinstance(
+            error, PartError | RenderError | SamplesError | DecisionError
+        ):
+            words = str(error).partition("\n")[0]  # some libraries write pages
+            raise PartError(f"{self.who} failed: {type(error).__name__}: {words}") from error
 
 
 @contextmanager
@@ -52,7 +68,10 @@ def untouched(samples: Samples, who: str) -> Iterator[None]:
     before = versions()
     yield
     if versions() != before:
-        raise PartError(f"{who} changes its samples in place, which others look at afterwards; let it work on copies")
+        raise PartError(
+            f"{who} changes its samples in place, which others look at afterwards; let it work on copies, and make the "
+            "environment anew"
+        )
 
 
 class Generator(Protocol):

@@ -115,10 +115,7 @@ class Problem:
         with part(who):
             samples = self.generator(betas.clone(), seeds.clone())
         self.check(samples, len(betas))
-        if like is not None and (
-            type(samples) is not type(like)
-            or any(a.shape[1:] != b.shape[1:] for a, b in zip(samples.tensors, like.tensors, strict=True))
-        ):
+        if like is not None and _form(samples) != _form(like):
             raise SamplesError(f"{who} made {samples}, but of the same seeds it made {like} before")
         return samples
 
@@ -394,6 +391,11 @@ class Rollout:
         self._ledger.count("validation_passes", 1)
         start = 3 * self._problem.learner.flops("validate", len(self._problem.validation.samples))
         self._ledger.count("flops", start + flops)
+
+
+def _form(samples: Samples) -> list[Any]:
+    """What samples of one seed have in common, whatever beta is."""
+    return [type(samples), *((x.shape[1:], x.is_floating_point()) for x in samples.tensors)]
 
 
 def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, seeds: Tensor, ledger: Ledger) -> Rollout:

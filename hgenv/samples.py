@@ -59,11 +59,11 @@ class Samples:
     def dot(self, other: Samples) -> Tensor:
         """Inner product of each sample with its partner in `other`, (B,), over all floating-point fields."""
         products = [
-            torch.linalg.vecdot(_rows(a), _rows(b))
+            torch.linalg.vecdot(_rows(a), _rows(b).to(a.dtype))
             for a, b in zip(self.tensors, other.tensors, strict=True)
             if a.is_floating_point() and b.is_floating_point()
         ]
-        return torch.stack(products).sum(0)
+        return torch.stack(products).sum(0) if products else torch.zeros(len(self), device=self.tensors[0].device)
 
     def not_finite(self) -> str | None:
         """The first number that is infinite or NaN, in words; None if there is none."""
@@ -139,3 +139,14 @@ class DenseSamples(Samples):
     image: Tensor
     target: Tensor
     mask: Tensor
+
+    def check_mask(self, who: str) -> None:
+        """Make sure that every pixel counts or does not.
+
+        Raises:
+            SamplesError: The mask has numbers other than 0 and 1.
+        """
+        if self.mask.device.type != "meta" and not ((self.mask == 0) | (self.mask == 1)).all():
+            raise SamplesError(
+                f"{who}: the field 'mask' must be 0 or 1, a pixel that counts or not; compare, or divide"
+            )

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from hgenv.decision import Block, DecisionError, DecisionSpace, block
+from hgenv.generators.quadratic import QuadraticGenerator
 
 
 @pytest.fixture
@@ -142,3 +145,34 @@ def test_random_vectors_spread_over_the_box(space: DecisionSpace) -> None:
 def test_random_vectors_are_numbered_from_0(space: DecisionSpace) -> None:
     with pytest.raises(ValueError, match="numbered from 0, so there is no number -1"):
         space.random(-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b, r: (b[0], r), r"betas must be \(B, 4\) floating-point"),
+        (lambda b, r: (b[:, :3], r), r"betas must be \(B, 4\) floating-point"),
+        (lambda b, r: (b.long(), r), r"betas must be \(B, 4\) floating-point"),
+        (lambda b, r: (b * torch.nan, r), r"betas\[0, 0\] = nan \(block 'position'\) is outside"),
+        (lambda b, r: (b + torch.tensor([0, 0, 0, 2.0]), r), r"betas\[0, 3\] = 2.5 \(block 'spread'\) is outside"),
+        (lambda b, r: (b, r[:2]), r"seeds must be \(3,\) whole numbers"),
+        (lambda b, r: (b, r.double()), r"seeds must be \(3,\) whole numbers"),
+    ],
+)
+def test_generators_refuse_rows_that_mean_nothing(change, message):
+    generator = QuadraticGenerator()
+    betas, seeds = generator.space.initial.repeat(3, 1), torch.arange(3)
+    generator(betas, seeds)
+    with pytest.raises(DecisionError, match=message):
+        generator(*change(betas, seeds))
+
+
+def test_numbers_of_any_kind_are_taken_as_they_are():
+    space = QuadraticGenerator().space
+    beta = torch.tensor([0.5, -0.25, 1.0, 0.75], dtype=torch.float64)
+    for same in (
+        beta.float(), beta.half(), beta.bfloat16(), beta.numpy().astype(">f8"), beta.tolist(), tuple(beta.tolist()),
+        [Fraction(value) for value in beta.tolist()], torch.stack([beta, beta], 1)[:, 0],
+    ):  # fmt: skip
+        assert torch.equal(space.check(same), beta)
+    assert torch.equal(space.check([1, 0, -1, 1]), torch.tensor([1.0, 0, -1, 1], dtype=torch.float64))

@@ -21,15 +21,17 @@ SECRET = "HGENV_FUZZ_SECRET"  # an environment variable that nothing but the use
 _WORD = "a-word-that-only-the-environment-knows"
 
 VALUES = (
-    "0", "1", "-1", "3.5", "1e3", "1e400", "nan", "inf", "-inf", "null", "true", "''", "' '", "abc", "2024", "[]", "[1,2]",
-    "{}", "{a: 1}", "..", "../x", "a/b", "/tmp/x", "~", ".", "'a\nb'", "'<b>x</b>'", "'${seed}'", "${seed}", "${nothing}",
-    "${oc.env:NOTHING}", "0x10", "1_000", "99999999999999999999", "é", "'\u202e'", "'|'", "'*'", "1,2", "a b", "x" * 300, "",
+    "0", "1", "-1", "3.5", "1e3", "1e400", "nan", "inf", "-inf", "null", "true", "''", "' '", "abc", "2024", "[]",
+    "[1,2]", "{}", "{a: 1}", "..", "../x", "a/b", "/tmp/x", "~", ".", "'a\nb'", "'<b>x</b>'", "'${seed}'",
+    "${seed}", "${nothing}", "${oc.env:NOTHING}", "0x10", "1_000", "99999999999999999999", "é", "'\u202e'", "'|'",
+    "'*'", "1,2", "a b", 'x' * 300, "",
 )  # fmt: skip
 KEYS = (
-    "seed", "study", "root", "budget.amount", "budget.unit", "budget", "env", "optimizer", "env.label", "optimizer.label",
-    "env.max_updates", "env.batch_size", "env.unroll_steps", "env.rule", "env.nothing", "optimizer.nothing", "threads",
-    "device", "prober", "picture_updates", "checkpoint_seconds", "nothing", "optimizer.initial", "optimizer._target_",
-    "env._target_", "env.id", "env.rule._target_", "env.rule.learning_rate", "network", "hydra.run.dir",
+    "seed", "study", "root", "budget.amount", "budget.unit", "budget", "env", "optimizer", "env.label",
+    "optimizer.label", "env.max_updates", "env.batch_size", "env.unroll_steps", "env.rule", "env.nothing",
+    "optimizer.nothing", "threads", "device", "prober", "picture_updates", "checkpoint_seconds", "nothing",
+    "optimizer.initial", "optimizer._target_", "env._target_", "env.id", "env.rule._target_",
+    "env.rule.learning_rate", "network", "hydra.run.dir",
 )  # fmt: skip
 YAML = (
     "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n"

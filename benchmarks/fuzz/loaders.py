@@ -465,7 +465,7 @@ def _own_photo(rng: Random) -> Finding:
         high = int(rng.choice([1, 2, 127, 255]))
         parts[which] = (parts[which] * high).astype(dtype)
         if rng.uniform() < 0.5:
-            parts[which][6, 7] = 3 if high != 3 else 4  # an edge that some tool has smoothed
+            parts[which][3, 7] = 3  # an edge that some tool has smoothed
         kind = f"{which} as {dtype} 0 and {high}, {len(np.unique(parts[which]))} values"
     elif kind == "huge":
         which = str(rng.choice(sorted(parts)))

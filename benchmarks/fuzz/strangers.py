@@ -109,7 +109,9 @@ def case(rng: Random, folder: Path) -> Finding:
 
     words = ("generator", "learner", "Learner", type(env.task).__name__)
     finding = attempt(f"{name}, {asked}, {kind}", act, words, judge)
-    if finding.verdict in (Verdict.CLEAR, Verdict.STATUS, Verdict.UNHARMED):
+    if "make the environment anew" in finding.what:
+        del _envs[name]
+    elif finding.verdict in (Verdict.CLEAR, Verdict.STATUS, Verdict.UNHARMED):
         try:  # with the good parts again, and the weights and data as they were
             env.reset(seed=seed)
             after = _ask(env, asked, seed)
@@ -291,9 +293,12 @@ LEARNERS = (
 )
 # What is another network, or other weights, as good as any.
 OTHER_LEARNERS = (
-    ("initial_weights", "of a batch too many"), ("initial_weights", "of another size"), ("before", "decay in place"),
+    ("output", "infinite"),
+    ("initial_weights", "of a batch too many"),
+    ("initial_weights", "of another size"),
+    ("before", "decay in place"),
     ("before", "decay behind autograd"),
-)  # fmt: skip
+)
 
 
 def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

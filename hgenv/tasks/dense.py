@@ -65,10 +65,7 @@ class DenseTask(Task):
                 raise SamplesError(f"{who}: the field {name!r} must be {shape}, not {tuple(x.shape)}")
             if not x.is_floating_point():
                 raise SamplesError(f"{who}: the field {name!r} must be floating-point, not {x.dtype}")
-        if samples.mask.device.type != "meta" and not ((samples.mask == 0) | (samples.mask == 1)).all():
-            raise SamplesError(
-                f"{who}: the field 'mask' must be 0 or 1, a pixel that counts or not; compare, or divide"
-            )
+        samples.check_mask(who)
 
     def training_loss(self, output: Any, samples: DenseSamples) -> Tensor:
         """Sum over the mask's pixels of each sample of the loss, the mean of all maps."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hgenv.problem import SampleData
-from hgenv.samples import DenseSamples
+from hgenv.samples import DenseSamples, SamplesError
 
 from .task import Metric, Task
 
@@ -22,6 +23,22 @@ class QuadraticTask(Task):
 
     metrics = (Metric("distance", "distance"),)
     max_loss = 50.0  # no state that the environment reaches is worse
+
+    def check(self, samples: Any, who: str) -> None:
+        """Make sure that these are points.
+
+        Raises:
+            SamplesError: They are not.
+        """
+        if not isinstance(samples, DenseSamples):
+            raise SamplesError(f"{who}: {type(self).__name__} needs DenseSamples, not {type(samples).__name__}")
+        for name, x, size in zip(samples.names, samples.tensors, (3, 3, 1), strict=True):
+            if x.shape != (len(samples), size) or not x.is_floating_point():
+                raise SamplesError(
+                    f"{who}: the field {name!r} must be ({len(samples)}, {size}) floating-point, not {tuple(x.shape)} "
+                    f"{x.dtype}"
+                )
+        samples.check_mask(who)
 
     def training_loss(self, output: Tensor, samples: DenseSamples) -> Tensor:
         """Half the squared distance of each sample."""

@@ -167,6 +167,13 @@ def test_packed_photos_are_the_photos(tmp_path: Path, pair: photos.Pair) -> None
     (tmp_path / "broken.npz").write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged"):
         photos.unpack(tmp_path / "broken.npz", SIZE)
+    with np.load(path) as content:
+        arrays = dict(content)
+    one, other = (f"{split}/{SIZE}/image" for split in photos.SPLITS)
+    for change in ({one: arrays[other]}, {one: np.roll(arrays[one], 1)}, {one: arrays[one].astype(np.float32)}):
+        np.savez(tmp_path / "broken.npz", **(arrays | change))
+        with pytest.raises(DataError, match=r"broken.npz: damaged .*not those that were packed.*--pack"):
+            photos.unpack(tmp_path / "broken.npz", SIZE)
 
 
 def test_the_environment_is_the_registered_one(pair: photos.Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """Held-out heads: how they are framed and shared out, their files, and what is said of damaged ones."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -174,4 +177,104 @@ def test_scans_without_colours(tmp_path: Path) -> None:
     for i in range(2):
         trimesh.Trimesh(1000 * relief(grid), triangles, process=False).export(tmp_path / f"{i}.ply")
     with pytest.raises(DataError, match="its colours"):
+        load_basel(tmp_path, "test")
+
+
+def write_textured(folder: Path) -> Path:
+    """A face in metres with a texture of four colours, as the scan of Lee Perry-Smith is."""
+    folder.mkdir(parents=True)
+    grid, triangles = face_grid(30)
+    lines = ["mtllib LeePerrySmith.mtl", *(f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in relief(grid) / 1000)]
+    lines += [f"vt {u:.4f} {v:.4f}" for u, v in (grid + 1) / 2]
+    lines += ["usemtl skin", *("f " + " ".join(f"{i + 1}/{i + 1}" for i in t) for t in triangles)]
+    (folder / "LeePerrySmith.obj").write_text("\n".join(lines) + "\n")
+    (folder / "LeePerrySmith.mtl").write_text("newmtl skin\nKd 1 1 1\nmap_Kd Map-COL.jpg\n")
+    colours = np.full((32, 32, 3), (40, 120, 220), np.uint8)  # blue, green, red
+    cv2.imwrite(str(folder / "Map-COL.jpg"), colours)
+    return folder
+
+
+def test_colours_come_from_the_texture_also_behind_links(tmp_path: Path) -> None:
+    folder = write_textured(tmp_path / "whole")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in folder.iterdir():
+        (linked / path.name).symlink_to(path)
+    for place in (folder, linked):
+        head = heads._perry_smith(place)
+        np.testing.assert_allclose(255 * head.colours.mean(0), (220, 120, 40), atol=2)
+        assert np.ptp(head.vertices, axis=0).max() > 150  # millimetres
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("LeePerrySmith.mtl", Path.unlink, r"LeePerrySmith.mtl: there is no such file; LeePerrySmith.obj needs it"),
+        ("Map-COL.jpg", Path.unlink, r"Map-COL.jpg: there is no such file, but LeePerrySmith.obj takes its colours"),
+        ("Map-COL.jpg", lambda p: p.write_bytes(p.read_bytes()[:300]), "its colours, or the texture"),
+        ("Map-COL.jpg", lambda p: p.write_bytes(b"no image"), "its colours, or the texture"),
+        ("LeePerrySmith.mtl", lambda p: p.write_text("newmtl other\nmap_Kd Map-COL.jpg\n"), "'skin' has no texture"),
+        ("LeePerrySmith.mtl", lambda p: p.write_text("newmtl skin\nKd 1 1 1\n"), "'skin' has no texture"),
+        ("LeePerrySmith.obj", lambda p: replaced(p, "usemtl skin\n", ""), "names no material"),
+        ("LeePerrySmith.obj", lambda p: replaced(p, "mtllib LeePerrySmith.mtl\n", ""), "'skin' has no texture"),
+        ("LeePerrySmith.obj", lambda p: replaced(p, "usemtl", "f 1/1 2/2 3/3\nusemtl"), "before the first material"),
+        ("LeePerrySmith.obj", lambda p: replaced(p, "mtllib ", "mtllib ../"), "is not beside it"),
+        ("LeePerrySmith.obj", lambda p: replaced(p, "v 0.0", "v nan"), "LeePerrySmith.obj: "),
+    ],
+)
+def test_colours_that_are_not_there_are_missed(
+    tmp_path: Path, file: str, damage: Callable[[Path], object], message: str
+) -> None:
+    folder = write_textured(tmp_path / "scan")
+    damage(folder / file)
+    with pytest.raises(DataError, match=message):
+        heads._perry_smith(folder)
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"vertex_rgb": c["vertex_rgb"] / 255}, "vertex_rgb is float64 where uint8"),
+        (lambda c: {"vertices": c["vertices"] / 1000, "landmarks": c["landmarks"] / 1000}, "is it in millimetres"),
+        (lambda c: {"vertices": c["vertices"] * np.nan}, "not finite"),
+        (lambda c: {"faces": c["faces"] + 0.5}, "point at none"),
+        (lambda c: {"faces": c["faces"][:0]}, "no mesh"),
+        (lambda c: {"landmarks": c["landmarks"] * np.inf}, "landmarks are not finite"),
+        (lambda c: {"landmarks": c["landmarks"] + 100}, "lies .* mm from the mesh"),
+    ],
+)
+def test_templates_that_would_look_wrong_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    folder = tmp_path / "bowman_face3d_templates"
+    folder.mkdir()
+    template(folder)
+    with np.load(folder / "template_female.npz") as content:
+        changes = change(dict(content))
+    template(folder, **changes)
+    with pytest.raises(DataError, match=rf"template_female.*{message}"):
+        load_scans(tmp_path, "validation", size=16)
+
+
+def test_numbers_of_other_types_that_are_the_same_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "bowman_face3d_templates"
+    folder.mkdir()
+    template(folder)
+    before = load_scans(tmp_path, "validation", size=8).samples.image
+    with np.load(folder / "template_female.npz") as content:
+        swapped = {"vertices": content["vertices"].astype(">f8"), "faces": content["faces"].astype(float)}
+    template(folder, **swapped)
+    assert torch.equal(load_scans(tmp_path, "validation", size=8).samples.image, before)
+
+
+def test_a_ply_file_that_announces_more_than_it_holds(tmp_path: Path) -> None:
+    for i in range(2):
+        write_scan(tmp_path / f"{i}.ply", 1)
+    data = (tmp_path / "1.ply").read_bytes()
+    (tmp_path / "1.ply").write_bytes(data.replace(b"element face ", b"element face 99999999", 1))
+    with pytest.raises(DataError, match=r"1.ply: truncated or damaged: \d+ elements in"):
         load_basel(tmp_path, "test")

@@ -217,6 +217,16 @@ def without(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray
         (lambda f: f | {"kpt_ind": f["kpt_ind"] * 1e6}, "kpt_ind"),
         (lambda f: f | {"tri": f["tri"] + 1e5}, "point at vertices"),
         (lambda f: f | {"shapeMU": f["shapeMU"] * np.nan}, "not finite"),
+        (lambda f: f | {"shapeMU": f["shapeMU"] / 1000}, "the face is .* is it in millimetres"),
+        (lambda f: f | {"shapePC": f["shapePC"] * 1e6}, "a mode of identity goes as far as"),
+        (lambda f: f | {"expEV": -f["expEV"]}, "expEV holds negative"),
+        (lambda f: f | {"texMU": f["texMU"] / 255}, "texMU runs from"),
+        (lambda f: f | {"texMU": f["texMU"] * 10}, "texMU runs from"),
+        (lambda f: f | {"tri": f["tri"] + 0.5}, r"tri is not \(3, F\) whole numbers"),
+        (lambda f: f | {"tri": f["tri"].T}, r"tri is not \(3, F\) whole numbers"),
+        (lambda f: f | {"kpt_ind": f["kpt_ind"] + 0.5}, "kpt_ind"),
+        (lambda f: f | {"kpt_ind": f["kpt_ind"][:, :5]}, "kpt_ind"),
+        (lambda f: f | {"shapeEV": "many"}, "shapeEV holds what is no number"),
         (lambda f: f | {k: f[k][..., :9] for k in ("texPC",)} | {"texEV": f["texEV"][:9]}, "9 modes of texture"),
     ],
 )
@@ -250,6 +260,12 @@ def test_no_basel_model(tmp_path: Path) -> None:
         (lambda p: p | {"identity_deltas": p["identity_deltas"][:, :100]}, "identity of shape"),
         (lambda p: p | {"expression_names": p["expression_names"][:3]}, "3 names"),
         (lambda p: p | {"identity_deltas": p["identity_deltas"][:4]}, "4 modes of identity"),
+        (lambda p: p | {"identity_deltas": p["identity_deltas"] * np.float16(np.nan)}, "identity must be finite"),
+        (lambda p: p | {"neutral": 10 * p["neutral"]}, "neutral must be finite numbers within 100 cm"),
+        (lambda p: p | {"neutral": 0 * p["neutral"]}, "the neutral face is flat"),
+        (lambda p: p | {"faces": p["faces"] + 0.5}, "faces are not quadrilaterals"),
+        (lambda p: p | {"faces": p["faces"] - 1}, "faces are not quadrilaterals"),
+        (lambda p: p | {"expression_names": np.array(["jaw"] * len(NAMES))}, "several expressions have one name"),
     ],
 )
 def test_damaged_packed_model(
@@ -274,6 +290,10 @@ def test_truncated_or_missing_files(tmp_path: Path, parts: dict[str, np.ndarray]
     (folder / "vertex_indices.json").write_text('{"idx_to_landmark_verts": [1, 2]}')
     with pytest.raises(DataError, match="not 68 vertices"):
         ict_facekit.load(folder)
+    for odd in ([[1, 2], [3]], [1.5] * 68, ["a"] * 68, [10**30] * 68, [None] * 68):
+        (folder / "vertex_indices.json").write_text(json.dumps({"idx_to_landmark_verts": odd}))
+        with pytest.raises(DataError, match="not whole numbers"):
+            ict_facekit.load(folder)
     (folder / "vertex_indices.json").unlink()
     with pytest.raises(DataError, match="no such file"):
         ict_facekit.load(folder)
@@ -292,6 +312,14 @@ def test_damaged_clone(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     (folder / "jaw.obj").write_text(kept.replace("v ", "v x", 1))
     with pytest.raises(DataError, match="not a Wavefront file"):
         ict_facekit.load(tmp_path)
+    (folder / "jaw.obj").write_text(kept.replace("v ", "v 1 2\nv ", 1))  # two coordinates
+    with pytest.raises(DataError, match="not a Wavefront file"):
+        ict_facekit._read_obj(folder / "jaw.obj")
+    indices = (folder / "vertex_indices.json").read_text()
+    (folder / "vertex_indices.json").write_text(indices.replace('"jaw"', '"../../jaw"'))
+    with pytest.raises(DataError, match="must be names of files beside it"):
+        ict_facekit.load(tmp_path)
+    (folder / "vertex_indices.json").write_text(indices)
     (folder / "jaw.obj").unlink()
     with pytest.raises(DataError, match="the model is incomplete"):
         ict_facekit.load(tmp_path)
@@ -319,3 +347,36 @@ def test_ict_facekit_itself() -> None:
     assert model.mean[model.nose, 2] == pytest.approx(model.mean[:, 2].max(), abs=2)
     assert len(morphable.border_loops(model.triangles)) == 1
     assert 0.2 < model.albedo.mean() < 0.8
+
+
+def test_skins_that_cannot_be_read_are_not_made_in_their_place(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
+    folder = write_packed(tmp_path / "model", parts)
+    (tmp_path / ict_facekit.ALBEDO).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=rf"{ict_facekit.ALBEDO}: there is no such file"):
+        ict_facekit.load(folder)
+    (tmp_path / ict_facekit.ALBEDO).unlink()
+    assert ict_facekit.load(folder).label == "ICT-FaceKit with made skins"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: {"nose": len(m.mean)}, "the nose's tip is vertex"),
+        (lambda m: {"mean": m.mean / 1000}, "is it in millimetres"),
+        (lambda m: {"mean": m.mean[:, :2]}, "mean must be"),
+        (lambda m: {"albedo": 255 * m.albedo}, "albedo must be colours from 0 to 1"),
+        (lambda m: {"triangles": m.triangles.astype(float)}, "triangles must be"),
+        (lambda m: {"texture": 255 * m.texture}, "a mode of texture goes as far as"),
+    ],
+)
+def test_models_that_would_look_wrong_are_refused(change: Callable[[MorphableModel], dict], message: str) -> None:
+    model = standin_faces.model(resolution=24)
+    with pytest.raises(DataError, match=message):
+        MorphableModel(**{**vars(model), **change(model)})
+
+
+def test_a_nose_that_no_triangle_has_cannot_be_cut_around() -> None:
+    model = standin_faces.model(resolution=24)
+    without_nose = model.triangles[(model.triangles != model.nose).all(1)]
+    with pytest.raises(DataError, match="is no corner of a triangle"):
+        cut(MorphableModel(**{**vars(model), "triangles": without_nose}))

@@ -147,6 +147,44 @@ def test_damaged_photos_are_named(change, message):
         prepare([change(flat_photo())], 20, "attic")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+@pytest.mark.parametrize("high", [1, 255])
+def test_masks_saved_as_images_select_the_same_pixels(dtype, high):
+    photo = flat_photo()
+    valid = photo.valid & (np.random.default_rng(1).uniform(size=photo.valid.shape) < 0.7)
+    photo = replace(photo, valid=valid)
+    saved = replace(photo, **{part: (getattr(photo, part) * high).astype(dtype) for part in ("object", "valid")})
+    (expected, found) = (prepare([one], 20, "test") for one in (photo, saved))
+    for a, b in zip(expected.samples.tensors, found.samples.tensors, strict=True):
+        assert torch.equal(a, b)
+    assert found.native[0].mask.dtype == torch.bool
+    assert torch.equal(expected.native[0].mask, found.native[0].mask)
+
+
+@pytest.mark.parametrize("size", [True, 2.5, "8", None, 10**7, -1])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match=r"size must be a positive number of pixels, 4096 at most"):
+        prepare([flat_photo()], size, "test")
+
+
+@pytest.mark.parametrize("name", ["", None, 3, "a\nb"])
+def test_names_that_are_none(name):
+    with pytest.raises(DataError, match="its name must be a text"):
+        prepare([replace(flat_photo(), name=name)], 20, "attic")
+
+
+def test_parts_of_photos_that_do_not_belong_together():
+    photos = prepare([flat_photo()], 20, "attic")
+    truth = photos.native[0]
+    for change, message in (
+        ({"names": ("a", "b")}, "1 samples, 2 names and 1 truths"),
+        ({"native": (replace(truth, mask=truth.mask.to(torch.uint8) * 255),)}, r"a mask \(h, w\) of bool"),
+        ({"native": (replace(truth, window=(0.0, 0.0, float("nan"))),)}, "there is no window"),
+    ):
+        with pytest.raises(DataError, match=f"attic.*{message}"):
+            replace(photos, **change)
+
+
 def test_nonsense_sizes_and_empty_sets_are_refused():
     with pytest.raises(ValueError, match="size"):
         prepare([flat_photo()], 0, "test")

@@ -265,3 +265,22 @@ def test_what_lies_beyond_the_frame_leaves_it_empty(size: int) -> None:
         for pictures in vars(form(away)).values():
             assert not pictures.any()
         assert form(scene).mask.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"kind": s.kind[:, :3]}, r"kind must be \(B, 2\*\*depth\)"),
+        (lambda s: {"kind": s.kind + 4}, "kind must be -1 to 3"),
+        (lambda s: {"operator": s.operator + 2}, "operator 0 or 1"),
+        (lambda s: {"operator": s.operator[:1]}, r"operator must be \(2, 7\) beside this kind, not \(1, 7\)"),
+        (lambda s: {"size": s.size[:, :4]}, r"size must be \(2, 8, 3\) beside this kind, not \(2, 4, 3\)"),
+        (lambda s: {"wave": s.wave[:, :1]}, "wave must be"),
+        (lambda s: {"linear": s.linear * torch.nan}, "object 0 has linear with values that are infinite or NaN"),
+        (lambda s: {"exposure": torch.tensor([1.0, torch.inf])}, "object 1 has exposure with values"),
+    ],
+)
+def test_scenes_that_cannot_be_rendered_are_refused(change, message) -> None:
+    scene = random_scene(2)
+    with pytest.raises(RenderError, match=message):
+        AnalyticRenderer(16)(replace(scene, **change(scene)))

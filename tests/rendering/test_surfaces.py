@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hgenv.datasets.standin_faces import face_grid, relief
+from hgenv.problem import RenderError
 from hgenv.rendering.framing import pixel_centres
 from hgenv.rendering.surfaces import (
     CAMERA,
@@ -176,3 +177,21 @@ def test_bad_input(renderer: type[ZBuffer] | type[EmbreeSurfaces]) -> None:
         renderer(torch.tensor([[0.0, 1.0, 2.0]]))
     with pytest.raises(ValueError, match="numbered from 0"):
         renderer(torch.tensor([[0, 1, -1]]))
+
+
+@pytest.mark.parametrize("kind", [ZBuffer, EmbreeSurfaces])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, t: (v[:, :-1], t), "vertices are 1599, but the triangles have corner 1599"),
+        (lambda v, t: (v[0], t), r"vertices must be \(B, V, 3\)"),
+        (lambda v, t: (v.long(), t), r"vertices must be \(B, V, 3\)"),
+        (lambda v, t: (v, t[:1]), r"light must be \(2, 3\)"),
+        (lambda v, t: (torch.cat([v[:1], v[1:] * torch.nan]), t), "mesh 1 has vertices or a light that are infinite"),
+        (lambda v, t: (v, torch.cat([t[:1] * torch.inf, t[1:]])), "mesh 0 has vertices or a light that are infinite"),
+    ],
+)
+def test_meshes_that_cannot_be_rendered_are_refused(kind, change, message) -> None:
+    vertices, triangles, light = faces(2)
+    with pytest.raises(RenderError, match=message):
+        kind(triangles, 16)(*change(vertices, light))
