@@ -56,7 +56,7 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
         raise RunError("interrupted; the same command goes on where it was") from None
     except HydraException as error:
         cure = "\nfor joblib and SLURM, pip install 'hgenv[cluster]'; for Ray, 'hgenv[ray]'"
-        raise RunError(f"{error}{cure if 'Could not find' in str(error) else ''}") from None
+        raise RunError(f"{error}{cure if 'hydra/launcher/' in str(error) else ''}") from None
     except Exception as error:  # an engine can raise anything
         said = dict.fromkeys((job.folder for job in jobs), f"{type(error).__name__}: {error}")
     failed = dict[Path, str]()

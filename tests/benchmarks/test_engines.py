@@ -49,7 +49,15 @@ def test_a_comparison_over_an_engine(package, launcher, tmp_path, monkeypatch, c
 
 
 def test_a_launcher_that_is_not_there_is_named(tmp_path, capsys):
-    assert compare.main([f"root={tmp_path}", "hydra/launcher=slrm", *RUNS, "env.batch_size=8"]) == 1
-    words = capsys.readouterr().err
-    assert "Could not find 'hydra/launcher/slrm'" in words
-    assert "pip install 'hgenv[cluster]'" in words
+    own = tmp_path / "hydra" / "launcher"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults:\n  - missing\n")  # as `slurm` is where its plugin is not installed
+    for name, message in (
+        ("slrm", "Could not find 'hydra/launcher/slrm'"),
+        ("mine", "Could not load 'hydra/launcher/missing'"),
+    ):
+        words = [f"root={tmp_path / 'runs'}", f"--config-dir={tmp_path}", f"hydra/launcher={name}"]
+        assert compare.main([*words, *RUNS, "env.batch_size=8"]) == 1
+        said = capsys.readouterr().err
+        assert message in said
+        assert "pip install 'hgenv[cluster]'" in said
