@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace
 from hgenv.patience import patience
-from hgenv.saved import copy_like
 
 from .base import Initial, Optimizer
 
@@ -164,14 +163,14 @@ class Evolution(Optimizer):
                 raise ValueError("the saved state's 'initial' is not within [0, 1]; load another one, or begin anew")
             return beta
 
-        def losses(found: Any) -> Tensor:
-            count = len(found) if isinstance(found, Tensor) and found.dim() == 1 else 0
-            told: Tensor = copy_like(found, torch.zeros(count, dtype=torch.float64), "the optimizer's 'told'")
-            if count % self.population or not told.isfinite().all():
+        def losses(found: Any) -> Any:
+            vector = isinstance(found, Tensor) and found.dim() == 1 and found.dtype == torch.float64
+            # Not contiguous: one number that stands for a million is no memory of its own.
+            if not vector or not found.is_contiguous() or len(found) % self.population or not found.isfinite().all():
                 raise ValueError(
-                    "the saved state's 'told' is not finite losses of whole generations; load another one, or begin anew"
+                    "the saved state's 'told' is no losses of whole generations; load another one, or begin anew"
                 )
-            return told
+            return found.clone()
 
         settings = {name: partial(_same, name, own) for name, own in self._settings().items()}
         return settings | {"seed": 0, "initial": initial, "told": losses, "digest": ""}
@@ -295,8 +294,8 @@ def _same(name: str, own: Any, found: Any) -> Any:
     """
     if type(found) is not type(own) or found != own:
         raise ValueError(
-            f"this state is of evolution with {name}={found!r}, but this optimizer has {name}={own!r}; load it with the "
-            "settings that it was saved with"
+            f"this state is of evolution with {name}={found!r}, but this optimizer has {name}={own!r}; load it with "
+            "the settings that it was saved with"
         )
     return own
 
