@@ -45,6 +45,9 @@ class Evolution(Optimizer):
     training alone. A failed probe is told as the worst loss there can be (`task.max_loss`): nevergrad would turn NaN
     into 5e20. If all fail, the environment steps where it last did.
 
+    A saved state is data: the losses that nevergrad was told. When it is loaded, they are told again to a method made
+    anew, which asks the same candidates again. That takes about a millisecond a candidate, less than half for CMA-ES.
+
     Args:
         space: The decision space.
         seed: Decides what nevergrad draws.
