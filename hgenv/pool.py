@@ -28,7 +28,7 @@ from .clocks import free_children
 logger = logging.getLogger(__name__)
 
 TRIES = 3  # of a task, and of a start
-START = 120.0  # seconds that a process has to start, at least
+START = 300.0  # seconds that a process has to start, at least
 LOOK = 1.0  # seconds from one look after the processes to the next, at most
 GRACE = 2.0  # seconds that a process has to end by itself
 # The parent decides what these mean: a run that is asked to stop first ends its update. Terminals and service managers
@@ -50,8 +50,8 @@ class Pool:
         set_up: Called once in each process; gives what does the tasks. A function at the top of a module.
         arguments: Of `set_up`. Tensors among them are shared, not copied.
         count: How many processes.
-        timeout: Seconds that a process has for a task before it is taken for dead; to start, it has two minutes at
-            least.
+        timeout: Seconds that a process has for a task before it is taken for dead; to start, it has five minutes
+            at least.
     """
 
     def __init__(self, set_up: Callable[..., Work], arguments: Sequence[Any], count: int, timeout: float) -> None:

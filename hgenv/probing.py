@@ -148,7 +148,7 @@ class Workers:
 
     Args:
         count: How many processes.
-        timeout: Seconds that a process has for a probe. The first one of a new process may have kernels to compile.
+        timeout: Seconds that a process has for a probe; to start, which may compile kernels, five minutes at least.
 
     Raises:
         ValueError: The count is not positive, or the timeout not positive and finite.
@@ -233,6 +233,8 @@ def _start(problem: Problem, like: TrainingState, flat: Tensor) -> Callable[...,
             return _raised(error), ledger.state_dict()
         return outcome, ledger.state_dict()
 
+    # Nobody is to pay for first calls, least of all for those of a replacement.
+    probe((0, problem.space.project(problem.space.initial), torch.arange(problem.num_samples)))
     return probe
 
 

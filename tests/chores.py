@@ -39,7 +39,7 @@ def burn(seconds: float) -> None:
 
 DO: dict[str, Callable[[], object]] = {
     "square": lambda: None,
-    "burn": lambda: burn(1.0),
+    "burn": lambda: burn(0.5),
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "leave": lambda: os._exit(7),

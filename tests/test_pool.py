@@ -106,7 +106,7 @@ def test_a_script_without_a_guard_is_told_so_and_does_not_loop(tmp_path: Path) -
 def test_whoever_is_killed_is_not_paid_for_twice(tmp_path: Path) -> None:
     ledger, begun = Ledger(), time.process_time()
     with ledger.phase("train"):
-        pool = Pool(chores.set_up, (str(tmp_path),), 1, TIMEOUT)
+        pool = Pool(chores.set_up, (str(tmp_path),), 1, 60)
         assert answers(pool, [("burn", 0)]) == [0]
         for process in children():
             os.kill(process, signal.SIGKILL)
@@ -114,7 +114,9 @@ def test_whoever_is_killed_is_not_paid_for_twice(tmp_path: Path) -> None:
         pool.close()
     here = time.process_time() - begun
     charged = sum(phase["cpu_seconds"] for phase in ledger.by_phase().values())
-    assert charged == pytest.approx(here, abs=0.1), "it burnt a second, and that is reported by whoever asked for it"
+    assert charged == pytest.approx(here, abs=0.1), (
+        "it burnt half a second, and that is reported by whoever asked for it"
+    )
     before = ledger.spent("cpu_seconds")
     with ledger.phase("train"):
         subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 0.3: pass"], check=True)
@@ -125,7 +127,7 @@ def test_time_in_which_nobody_works_is_told(tmp_path: Path) -> None:
     pool = Pool(chores.set_up, (str(tmp_path),), 1, 2 * TIMEOUT)
     begun = time.monotonic()
     _, idle = pool.map([("burn", 0)], print)
-    assert time.monotonic() - begun - idle >= 1.0, "somebody was at work then"
+    assert time.monotonic() - begun - idle >= 0.5, "somebody was at work then"
     ledger = Ledger()
     with ledger.phase("train"):
         _, idle = pool.map([("stop once", 0), ("square", 1)], print)
@@ -175,7 +177,7 @@ def parent(folder: Path, *given: str, start_new_session: bool = False) -> Iterat
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
 
 
 def descendants(process: subprocess.Popen[str]) -> set[int]:
