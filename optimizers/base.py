@@ -82,16 +82,13 @@ class Optimizer(ABC):
         Raises:
             ValueError: The state is from another decision space.
         """
-        self._check_dimension(state)
-        self.normalized.data = state["normalized"].clone()
-        self.random.set_state(state["random"])
-
-    def _check_dimension(self, state: dict[str, Any]) -> None:
         if state["normalized"].shape != self.normalized.shape:
             raise ValueError(
                 f"this state is of an optimizer of {len(state['normalized'])} components, but the space has "
                 f"{self.space.dimension}; load it with the environment that it was saved with"
             )
+        self.normalized.data = state["normalized"].clone()
+        self.random.set_state(state["random"])
 
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)

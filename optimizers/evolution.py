@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from array import array
+import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace
-from hgenv.patience import patience
 
 from .base import Initial, Optimizer
 
 TRIED = 3  # generations, before a method is used
-LARGEST = 5e20  # what nevergrad takes a larger loss for
-_ELSEWHERE = (
-    "another version of nevergrad, cma or numpy, or of another kind of processor: go on where it was saved, or begin anew"
-)
 PLAIN = "choose a plain method such as CMA, DiagonalCMA, DE, PSO, TBPSA"
 
 
@@ -76,15 +69,10 @@ class Evolution(Optimizer):
         self.population = 4 + int(3 * math.log(space.dimension)) if population is None else population
         if self.population < 2 or not sigma > 0:
             raise ValueError(f"population must be at least 2 and sigma positive, not {self.population} and {sigma}")
-        self.name, self.sigma, self.budget = name, sigma, budget
-        # What decides which candidates are asked; a state brings its own.
-        self._seed, self._initial = seed, self.normalized.clone()
+        self.name, self._started = name, False
         with _numpy_state_kept():
-            _try(name, self._make(seed, self._initial), self.population)
-            self._nevergrad = self._make(seed, self._initial)
-        self._asked: list[Any] = []  # and not told yet
-        self._told = array("d")
-        self._digest = hashlib.sha256()  # of all that was asked
+            _try(name, _make(name, self.normalized, self.population, sigma, budget, seed), self.population)
+            self._nevergrad = _make(name, self.normalized, self.population, sigma, budget, seed)
 
     def improve(self, env: DataGenEnv) -> None:
         """Ask, probe, tell.
@@ -93,94 +81,28 @@ class Evolution(Optimizer):
             EvolutionError: Nevergrad's method failed.
         """
         with _numpy_state_kept(), self._named(env):
-            while len(self._asked) < self.population:  # else what was asked before an interrupt
-                self._asked.append(self._nevergrad.ask())
-        candidates = np.stack([candidate.value for candidate in self._asked])
-        members = self._project(torch.from_numpy(candidates))
-        if not self._told:
-            members = torch.cat([self.normalized[None], members])
+            candidates = [self._nevergrad.ask() for _ in range(self.population)]
+        members = self._project(torch.from_numpy(np.stack([c.value for c in candidates])))
+        if not self._started:
+            members, self._started = torch.cat([self.normalized[None], members]), True
         outcomes = env.probe(self._valid(members))
         losses = torch.tensor([env.task.max_loss if o.loss is None else o.loss for o in outcomes])
-        told = losses[-self.population :].tolist()
         with _numpy_state_kept(), self._named(env):
-            for candidate, loss in zip(self._asked, told, strict=True):
+            for candidate, loss in zip(candidates, losses[-self.population :].tolist(), strict=True):
                 self._nevergrad.tell(candidate, loss)
-        self._asked = []
-        self._told.extend(told)
-        self._digest.update(candidates.tobytes())
         worked = torch.tensor([o.ok for o in outcomes])
         if worked.any():
             ordered = members[worked][losses[worked].argsort(stable=True)]
             self.normalized = self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on besides the environment, for `torch.save`: tensors, numbers and texts."""
-        return super().state_dict() | self._settings() | {
-            "seed": self._seed,
-            "initial": self._initial.clone(),
-            "told": torch.tensor(self._told, dtype=torch.float64),
-            "digest": self._digest.hexdigest(),
-        }  # fmt: skip
+        """All that the next update depends on besides the environment, for `torch.save`."""
+        return super().state_dict() | {"nevergrad": pickle.dumps(self._nevergrad), "started": self._started}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, with the same bits.
-
-        Raises:
-            ValueError: The state is from another decision space, another method or other settings, is damaged, or
-                nevergrad does not ask the same candidates again. Nothing has changed.
-        """
-        self._check(state)
-        told, digest = state["told"].tolist(), hashlib.sha256()
-        with _numpy_state_kept():
-            method = self._make(state["seed"], state["initial"])
-            with patience(f"nevergrad's {self.name} is told {len(told)} losses again"):
-                try:
-                    for candidates in _retell(method, told, self.population):
-                        digest.update(candidates.tobytes())
-                except Exception as error:  # the methods come from many hands
-                    raise ValueError(
-                        f"nevergrad's {self.name} fails on what this state says that it was told ({_said(error)}); the "
-                        f"state is damaged, or of {_ELSEWHERE}"
-                    ) from error
-        if digest.hexdigest() != state["digest"]:
-            raise ValueError(
-                f"nevergrad's {self.name} does not ask the candidates again that led to this state; it is damaged, or "
-                f"of {_ELSEWHERE}"
-            )
+        """Go on where `state_dict` was taken, with the same bits."""
         super().load_state_dict(state)
-        self._nevergrad, self._asked, self._told, self._digest = method, [], array("d", told), digest
-        self._seed, self._initial = state["seed"], state["initial"].clone()
-
-    def _settings(self) -> dict[str, Any]:
-        return {"name": self.name, "population": self.population, "sigma": self.sigma, "budget": self.budget}
-
-    def _check(self, state: dict[str, Any]) -> None:
-        """Refuse a state that cannot be one of this optimizer, before anything is made of it."""
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
-            raise ValueError(
-                f"this state has no {missing[0]!r}: it is no state of evolution, or one of an older version of hgenv; "
-                "begin anew"
-            )
-        self._check_dimension(state)
-        for name, own in self._settings().items():
-            if type(state[name]) is not type(own) or state[name] != own:
-                raise ValueError(
-                    f"this state is of evolution with {name}={state[name]!r}, but this optimizer has {name}={own!r}; "
-                    "load it with the settings that it was saved with"
-                )
-        seed, initial, told = state["seed"], state["initial"], state["told"]
-        for name, ok in {
-            "seed": type(seed) is int and seed >= 0,
-            "initial": _is_vector(initial) and len(initial) == self.space.dimension and bool(initial.isfinite().all()),
-            "told": _is_vector(told) and len(told) % self.population == 0 and not told.isnan().any(),
-        }.items():
-            if not ok:
-                raise ValueError(f"this state's {name!r} cannot be that of evolution: it is damaged; begin anew")
-
-    def _make(self, seed: int, initial: Tensor) -> Any:
-        """Nevergrad's method before the first generation."""
-        return _make(self.name, initial, self.population, self.sigma, self.budget, seed)
+        self._nevergrad, self._started = pickle.loads(state["nevergrad"]), state["started"]
 
     @contextmanager
     def _named(self, env: DataGenEnv) -> Iterator[None]:
@@ -225,8 +147,7 @@ def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int
         # A generation is an update. Nevergrad starts bounded CMA at 0.3 of the mutation's sigma, or 0.15 from d = 18.
         scale = 1 / (0.3 if len(initial) < 18 else 0.15)
         # Mirrored samples, pycma's choice below six, do not survive nevergrad's rounding.
-        # And pycma would take options from a file in the working directory.
-        plain = {"popsize": population, "scale": scale, "inopts": {"CMA_mirrors": 0, "signals_filename": None}}
+        plain = {"popsize": population, "scale": scale, "inopts": {"CMA_mirrors": 0}}
         make = type(make)(**(make.config() | plain))
     parametrization = ng.p.Array(init=initial.numpy(), lower=0.0, upper=1.0)
     parametrization.random_state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
@@ -249,38 +170,6 @@ def _try(name: str, method: Any, population: int) -> None:
                 method.tell(candidate, float(np.square(candidate.value).sum()))
     except Exception as error:  # the methods come from many hands
         raise ValueError(f"nevergrad's {name} does not work here ({_said(error)}); {PLAIN}") from error
-
-
-def _retell(method: Any, told: list[float], population: int) -> Iterator[NDArray[np.float64]]:
-    """Have a new method ask again, and tell it the losses, a generation at a time; gives the (population, d) asked."""
-    from nevergrad.optimization.optimizerlib import _CMA
-
-    for first in range(0, len(told), population):
-        losses = told[first : first + population]
-        if type(method) is _CMA and method._popsize == population:
-            yield _retell_cma(method, losses)
-            continue
-        candidates = [method.ask() for _ in losses]
-        yield np.stack([candidate.value for candidate in candidates])
-        for candidate, loss in zip(candidates, losses, strict=True):
-            method.tell(candidate, loss)
-
-
-def _retell_cma(method: Any, losses: list[float]) -> NDArray[np.float64]:
-    """A generation of CMA-ES without nevergrad's records around it, which take most of the time."""
-    space, drawn = method.parametrization, np.stack(method.es.ask())
-    origin, sigma = space._value, space.sigma.value
-    (bounds,) = [layer for layer in space._layers if hasattr(layer, "_transform")]
-    candidates = bounds._transform.forward(sigma * (drawn + origin / sigma))
-    with suppress(RuntimeError, AssertionError):  # as nevergrad does
-        method._es.tell(list((candidates - origin) / sigma), [min(loss, LARGEST) for loss in losses])
-    method._num_ask += len(losses)
-    method._num_tell += len(losses)
-    return candidates
-
-
-def _is_vector(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.float64 and value.dim() == 1 and value.is_contiguous()
 
 
 def _said(error: Exception) -> str:
