@@ -223,6 +223,10 @@ class TorchAnalytic(AnalyticRenderer):
         """See `Renderer`."""
         return self.render_torch(scene)
 
+    def resized(self, size: int) -> TorchAnalytic:
+        """See `Renderer`."""
+        return TorchAnalytic(size, self.shadows)
+
 
 class TorchZBuffer(ZBuffer):
     """The z-buffer's reference on a CPU."""
@@ -230,6 +234,10 @@ class TorchZBuffer(ZBuffer):
     def __call__(self, vertices: Tensor, light: Tensor) -> Fragments:
         """See `SurfaceRenderer`."""
         return self.render_torch(vertices, light)
+
+    def resized(self, size: int) -> TorchZBuffer:
+        """See `SurfaceRenderer`."""
+        return TorchZBuffer(self.triangles, size, self.shadows)
 
 
 @cache

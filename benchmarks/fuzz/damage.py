@@ -108,7 +108,7 @@ def damaged(arrays: Arrays, rng: Random) -> tuple[Arrays, str, bool]:
     elif kind == "text":
         changed[name] = np.array(["nothing", "of", "the kind"])
     elif kind == "order":
-        changed[name] = array.astype(array.dtype.newbyteorder(">"), order=str(rng.choice(["C", "F"])))
+        changed[name] = array.astype(array.dtype.newbyteorder(">"), order="F" if rng.uniform() < 0.5 else "C")
     elif kind == "shape":
         forms = [array[None], array.T, array.ravel(), array[:-1], array[:0], array[..., :-1], array.reshape(-1)[:1]]
         i = int(rng.integers(len(forms)))

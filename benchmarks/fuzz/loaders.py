@@ -6,6 +6,8 @@ its form has checksums, bits that are wrong must be noticed; elsewhere what is a
 
 from __future__ import annotations
 
+import atexit
+import io
 import json
 import os
 import shutil
@@ -104,7 +106,7 @@ def _damage(path: Path, rng: Random) -> tuple[str, bool]:
         path.write_bytes(damage(data, rng))
         return damage.__name__, False
     if path.suffix == ".npz":
-        with np.load(path.with_name(path.name), allow_pickle=False) if path.exists() else _npz(data) as content:
+        with np.load(io.BytesIO(data), allow_pickle=False) as content:
             arrays = {key: content[key] for key in content.files}
         if kind == "greedy":
             spoilt, what = greedy_npz(arrays, rng)
@@ -126,12 +128,6 @@ def _damage(path: Path, rng: Random) -> tuple[str, bool]:
     return _damaged_words(path, data, rng), True
 
 
-def _npz(data: bytes) -> Any:
-    import io
-
-    return np.load(io.BytesIO(data), allow_pickle=False)
-
-
 def _displaced(path: Path, data: bytes, rng: Random) -> str:
     kind = str(rng.choice(["missing", "folder", "link to nowhere", "link to itself", "other file"]))
     if kind == "folder":
@@ -146,8 +142,6 @@ def _displaced(path: Path, data: bytes, rng: Random) -> str:
 
 
 def _damaged_mat(path: Path, data: bytes, kind: str, rng: Random) -> tuple[str, bool]:
-    import io
-
     content = {k: v for k, v in scipy.io.loadmat(io.BytesIO(data)).items() if not k.startswith("__")}
     (name, value), *_ = content.items()
     if kind == "greedy":
@@ -170,7 +164,7 @@ def _damaged_mat(path: Path, data: bytes, kind: str, rng: Random) -> tuple[str, 
 
 
 def _damaged_png(path: Path, data: bytes, rng: Random) -> tuple[str, bool]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     kind = str(rng.choice(["eight bits", "turned", "smaller", "grey", "four channels", "black", "white", "jpeg"]))
     forms: dict[str, Callable[[], NDArray]] = {
         "eight bits": lambda: (pixels // 256).astype(np.uint8),
@@ -299,11 +293,11 @@ def _write_templates(folder: Path) -> None:
         vertices = standin_faces.relief(grid, nose=1 + 0.1 * i)
         root = folder / "faces" / "scans" / "bowman_face3d_templates"
         root.mkdir(parents=True, exist_ok=True)
-        content = {
+        content: Arrays = {
             "vertices": vertices,
             "faces": triangles.astype(np.int32),
             "vertex_rgb": np.random.default_rng(i).integers(60, 200, vertices.shape).astype(np.uint8),
-            "landmarks": vertices[[vertices[:, 2].argmax(), 5, 9]],
+            "landmarks": vertices[np.array([vertices[:, 2].argmax(), 5, 9])],
         }
         (root / f"template_{sex}.npz").write_bytes(npz(content))
 
@@ -560,8 +554,6 @@ def _is_read(path: Path) -> bool:
 def _whole(name: str) -> tuple[Path, Arrays]:
     """A folder with valid files, made once in a process, and what is read from them."""
     folder = Path(tempfile.mkdtemp(prefix="hgenv-fuzz-"))
-    import atexit
-
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     LOADERS[name].make(folder)
     return folder, _facts(LOADERS[name].load(folder))

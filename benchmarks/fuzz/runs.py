@@ -27,7 +27,7 @@ from .damage import BYTES, Random
 
 FIRST, LAST = 3, 6  # updates of the run, and of its continuation
 CLOCKS = ("spent", "within_budget")  # what no two runs have in common
-ODD = (
+ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 10**400, "text", "<script>", [], [[]], {}, {"a": 1}, float("nan"), float("inf"), "NaN",
     [float("nan")] * 4, [1] * 3, ["a"] * 4, "a|b\nc", "../../x",
 )  # fmt: skip
