@@ -21,9 +21,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from . import engines, report
+from . import engines, files, report
 from .config import USER_ERRORS, RunError, compose, ended, override, with_folder
-from .launch import Job, work
+from .launch import Job, stops_alike, work
+from .records import RecordError
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:
@@ -71,14 +72,19 @@ def compare(
         raise RunError(f"several runs would have the folder {twice[0]}; set env.label, optimizer.label or study apart")
     failed, missing = dict[Path, str](), []
     for job in jobs:
-        done = ended(job.folder, job.settings.identity)
+        try:
+            done = ended(job.folder, job.settings.identity)
+        except (RecordError, OSError) as error:  # of one run: the others are made
+            failed[job.folder] = files.said(error) if isinstance(error, OSError) else str(error)
+            continue
         if done is None:
             missing.append(job)
         else:
             print(f"{job.folder}: nothing to do, it is {done['status']}", flush=True)
             if done["status"] == "failed":
                 failed[job.folder] = done["message"]
-    return folders, failed | (engines.work(missing, launcher) if launcher else work(missing, workers))
+    with stops_alike():
+        return folders, failed | (engines.work(missing, launcher) if launcher else work(missing, workers))
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:

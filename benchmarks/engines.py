@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from . import config
 from .config import RunError
 from .launch import Job
+from .records import RecordError
 
 
 def is_of_launcher(override: str) -> bool:
@@ -61,7 +62,11 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
         said = dict.fromkeys((job.folder for job in jobs), f"{type(error).__name__}: {error}")
     failed = dict[Path, str]()
     for job in jobs:
-        done = config.ended(job.folder, job.settings.identity)
+        try:
+            done = config.ended(job.folder, job.settings.identity)
+        except (RecordError, OSError) as error:  # of one run
+            failed[job.folder] = str(error)
+            continue
         if done is None:
             failed[job.folder] = said[job.folder] or "the launcher did not make it; the same command tries again"
         elif done["status"] == "failed":
@@ -109,6 +114,7 @@ def _make(folder: str, composed: DictConfig) -> str:
     finally:  # the engine ends us: the run makes a checkpoint and ends, too
         job.process.terminate()
         job.process.wait()
+        job.process.let_go()
     words = job.last_words()
     print(words.splitlines()[-1] if words else job.folder, flush=True)
     ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""

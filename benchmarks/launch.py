@@ -123,7 +123,7 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
     waiting, active, ended, failed = list(jobs), list[Job](), list[Job](), dict[Path, str]()
     quiet = not sys.stdout.isatty()
     said = time.monotonic()
-    with _stops_alike(), Bars(disable=quiet) as bars:
+    with Bars(disable=quiet) as bars:
         whole = bars.add(f"0/{len(jobs)} runs done", len(jobs), sum(job.begun for job in jobs))
         try:
             while waiting or active:
@@ -172,7 +172,7 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
 
 
 @contextmanager
-def _stops_alike() -> Iterator[None]:
+def stops_alike() -> Iterator[None]:
     """A request to end, or a terminal that closes, is as good as an interrupt."""
 
     def interrupt(*_: object) -> None:

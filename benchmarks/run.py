@@ -12,6 +12,7 @@ What counts against the budget is what happens inside `Optimizer.update`; everyt
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -150,6 +151,8 @@ class _Run:
             print(f"{self.folder}: warms up, off the clock", flush=True)
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
+            gc.collect()
+            gc.freeze()  # what is there by now stays: later collections look at what came since, and are cheap
             with self.env.ledger.phase("log"):
                 if kept is not None:
                     self._resume(kept)
@@ -369,6 +372,7 @@ class _Run:
     def _save(self) -> None:
         with self.env.ledger.phase("checkpoint"):
             self.lease.check()
+            gc.collect()  # nevergrad's candidates are cycles, and Python comes to them late
             self.board.flush()
             if self.file.settle():
                 logger.warning("%s was deleted while the run was at work, and is written again", self._rows)
