@@ -151,8 +151,6 @@ class _Run:
             print(f"{self.folder}: warms up, off the clock", flush=True)
             _, info = self.env.reset(seed=self.settings.identity["seed"])
             self.env.warm_up()
-            gc.collect()
-            gc.freeze()  # what is there by now stays: later collections look at what came since, and are cheap
             with self.env.ledger.phase("log"):
                 if kept is not None:
                     self._resume(kept)
@@ -465,6 +463,8 @@ def _make_gpu_repeatable() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://hgenv.configs", config_name="config")
 def _main(composed: DictConfig) -> None:
     keep_memory()
+    gc.collect()
+    gc.freeze()  # what is imported by now stays: later collections look at what came since, and are cheap
     try:
         run(config.settings(composed), _command())
     except KeyboardInterrupt:
