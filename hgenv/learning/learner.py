@@ -127,6 +127,6 @@ def _who(learner: Learner) -> str:
 
 
 def _check_tensor(learner: Learner, name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or value.dtype.is_complex or not value.dtype.is_floating_point:
+    if not isinstance(value, Tensor) or value.dtype.is_complex:
         found = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise PartError(f"{type(learner.task).__name__}.{name} must be a tensor of real numbers, not {found}")
