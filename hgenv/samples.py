@@ -9,6 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+MARGIN = 0.1  # that masks may leave 0..1 by: whoever differentiates by them moves them a little
+
 
 class SamplesError(ValueError):
     """Samples that a task cannot take. The message says whose, which field, and what it should be."""
@@ -141,12 +143,13 @@ class DenseSamples(Samples):
     mask: Tensor
 
     def check_mask(self, who: str) -> None:
-        """Make sure that every pixel counts or does not.
+        """Make sure that the mask are weights, give or take the step of a difference quotient.
 
         Raises:
-            SamplesError: The mask has numbers other than 0 and 1.
+            SamplesError: They are not.
         """
-        if self.mask.device.type != "meta" and not ((self.mask == 0) | (self.mask == 1)).all():
+        near = (self.mask > -MARGIN) & (self.mask < 1 + MARGIN)  # NaN is not
+        if self.mask.device.type != "meta" and not near.all():
             raise SamplesError(
                 f"{who}: the field 'mask' must be 0 or 1, a pixel that counts or not; compare, or divide"
             )

@@ -213,9 +213,11 @@ def test_weights_that_are_looked_at_stay_as_they_are() -> None:
     [
         (lambda w: None, "failed: TypeError"),
         (lambda w: {}, "has no weights"),
-        (lambda w: {"w": 1.0}, "'w' must be a tensor of finite real numbers, not float"),
-        (lambda w: {"w": w["w"] * np.nan}, "'w' must be a tensor of finite real numbers, not torch.float64 with"),
-        (lambda w: {"w": w["w"].long()}, "'w' must be a tensor of finite real numbers, not torch.int64"),
+        (lambda w: {"w": 1.0}, "'w' must be a tensor of real numbers, not float"),
+        (lambda w: {"w": w["w"] * np.nan}, "'w' has values that are infinite or NaN"),
+        (lambda w: {"w": w["w"].long()}, "'w' must be a tensor of real numbers, not tensor"),
+        (lambda w: {"w": w["w"].to("meta")}, "'w' must be a tensor of real numbers, not tensor"),
+        (lambda w: {"w": w["w"].to_sparse()}, "'w' must be a tensor of real numbers, not tensor"),
     ],
 )
 def test_initial_weights_that_are_none_are_refused(weights: Any, message: str) -> None:

@@ -99,9 +99,11 @@ def initial_weights(learner: Learner, seed: int, device: torch.device) -> Weight
     with part(who):
         weights = dict(learner.initial_weights(seed))
     for name, w in weights.items():
-        if not isinstance(w, Tensor) or not w.is_floating_point() or not w.isfinite().all():
-            found = f"{w.dtype} with values that are infinite or NaN" if isinstance(w, Tensor) else type(w).__name__
-            raise PartError(f"{who}: the initial weight {name!r} must be a tensor of finite real numbers, not {found}")
+        if not isinstance(w, Tensor) or w.layout != torch.strided or w.is_meta or not w.is_floating_point():
+            found = repr(w)[:80] if isinstance(w, Tensor) else type(w).__name__
+            raise PartError(f"{who}: the initial weight {name!r} must be a tensor of real numbers, not {found}")
+        if not w.isfinite().all():
+            raise PartError(f"{who}: the initial weight {name!r} has values that are infinite or NaN")
     if not weights:
         raise PartError(f"{who} has no weights, so there is nothing to train")
     return {name: w.detach().to(device) for name, w in weights.items()}
@@ -125,6 +127,6 @@ def _who(learner: Learner) -> str:
 
 
 def _check_tensor(learner: Learner, name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or value.dtype.is_complex or not value.dtype.is_floating_point:
+    if not isinstance(value, Tensor) or value.dtype.is_complex:
         found = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise PartError(f"{type(learner.task).__name__}.{name} must be a tensor of real numbers, not {found}")

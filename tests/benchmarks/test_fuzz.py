@@ -77,6 +77,8 @@ def test_verdicts() -> None:
     assert same(one, {"b": np.arange(3.0)}) == "['a'] became ['b']"
 
 
+# Forked, since a spawned process would spend its second on imports; later Pythons warn of forks beside threads.
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_processes_that_die_or_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     context = driver.multiprocessing.get_context("fork")
     monkeypatch.setattr(driver.multiprocessing, "get_context", lambda _: context)
