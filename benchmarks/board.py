@@ -130,9 +130,10 @@ class _Log:
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads files in the order of the second in their names: ours comes after what it voids, whatever
         # the clock says by now.
-        seconds = [int(second) for path in folder.glob(FILES) if (second := path.name.split(".")[3]).isdecimal()]
-        second = max([int(time.time()), *(known + 1 for known in seconds if known < 9_999_999_999)])
-        self._file = (folder / f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}").open("xb")
+        seconds = [path.name.split(".")[3] for path in folder.glob(FILES)]
+        later = [int(second) + 1 for second in seconds if second.isdecimal() and len(second) <= 10]
+        name = f"events.out.tfevents.{max([int(time.time()), *later]):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("xb")
         self._writer = RecordWriter(self._file)
         self._event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if first:

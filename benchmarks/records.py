@@ -225,7 +225,7 @@ class _Plain(yaml.SafeLoader):
     """YAML without tags, anchors and aliases: what it makes is as large as its text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.YAMLError(f"anchors and aliases are not taken{event.start_mark}")
         return super().compose_node(parent, index)
@@ -251,9 +251,7 @@ def _check_config(config: Any) -> None:
     """
     _check_plain(config)
     environment_label(config), config["env"]["id"]
-    study = config["study"]  # it becomes a folder's name, where results are kept
-    if not isinstance(study, str) or study in ("", ".", "..") or set(study) & set("/\\\0"):
-        raise ValueError(f"{study!r} cannot be the name of a study")
+    check_study(config["study"])
     if not isinstance(config["env"]["label"], str) or not isinstance(config["optimizer"]["label"], str):
         raise ValueError("a label is no text")
     budget, seed = config["budget"], config["seed"]
@@ -262,6 +260,16 @@ def _check_config(config: Any) -> None:
         raise ValueError(f"the seed is {seed!r}")
     if not isinstance(config["env"]["id"], str) or not isinstance(config.get("where", {}), dict):
         raise ValueError("env.id is no text, or where is no mapping")
+
+
+def check_study(study: Any) -> None:
+    """Make sure that a folder can have the name of a study: that is where its results are kept.
+
+    Raises:
+        ValueError: It cannot, or the folder would be another one.
+    """
+    if not isinstance(study, str) or study in ("", ".", "..") or set(study) & set("/\\\0"):
+        raise ValueError(f"{study!r} cannot be the name of a study")
 
 
 def _check_plain(value: Any) -> None:

@@ -619,7 +619,9 @@ def _read_lines(path: Path) -> list[dict[str, str]]:
                 if not isinstance(json.loads(line[name]), dict):
                     raise ValueError(f"{name} is no object")
             int(line["seed"]), line["environment"], line["optimizer"]
-            records.environment_label(json.loads(line["settings"]))
+            settings = json.loads(line["settings"])
+            records.environment_label(settings)
+            records.check_study(settings["study"])
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise RecordError(f"{path}: damaged ({error!r}); {_cure(path.parent)}") from None
     return lines
