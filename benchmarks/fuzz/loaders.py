@@ -73,7 +73,7 @@ def case(rng: Random, folder: Path) -> Finding:
     chosen = folder / files[int(rng.integers(len(files)))]
     what, change = _damage(chosen, rng)
     exact = chosen.suffix in loader.exact and not change
-    words = (str(chosen), str(chosen.parent), chosen.parent.name, chosen.stem, chosen.name)
+    words = (str(chosen), str(chosen.parent), chosen.parent.name, chosen.stem, chosen.name, ", head '")  # a file each
 
     def judge(result: Any) -> tuple[Verdict, str]:
         if (flaw := loader.flaw(result)) is not None:

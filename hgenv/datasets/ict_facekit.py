@@ -109,6 +109,9 @@ def _read_packed(path: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[s
 def _read_clone(folder: Path) -> tuple[NDArray, NDArray, NDArray, NDArray, list[str]]:
     neutral, quads = _read_obj(folder / "generic_neutral_mesh.obj", faces=True)
     identities = sorted(folder.glob("identity[0-9][0-9][0-9].obj"))
+    for i, path in enumerate(identities):
+        if path.name != (name := f"identity{i:03d}.obj"):
+            raise DataError(f"{folder / name}: there is no such file, the model is incomplete; {_CURE}")
     indices = folder / "vertex_indices.json"
     names = _read_list(indices, "expressions")
     if not all(isinstance(name, str) and name.isidentifier() for name in names):
@@ -143,6 +146,8 @@ def _checked(
         raise DataError(f"{path}: the neutral face is flat; {_CURE}")
     if len(names) != len(shapes) or len(shapes) < LEAST:
         raise DataError(f"{path}: {len(shapes)} expression shapes, {len(names)} names; {_CURE}")
+    if len(identity) < LEAST:
+        raise DataError(f"{path}: {len(identity)} modes of identity where beta needs at least {LEAST}; {_CURE}")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: several expressions have one name; {_CURE}")
     return neutral.astype(np.float32), corners, identity, shapes, names

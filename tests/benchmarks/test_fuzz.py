@@ -16,7 +16,7 @@ from hgenv.benchmarks.fuzz.case import BAD, Finding, Verdict, attempt, same
 from hgenv.datasets import DataError, photos
 
 
-@pytest.mark.parametrize(("target", "count"), [("loaders", 20), ("betas", 8), ("strangers", 10)])
+@pytest.mark.parametrize(("target", "count"), [("loaders", 16), ("betas", 6), ("strangers", 6)])
 def test_nothing_lies_hangs_or_falls_over(target: str, count: int) -> None:
     numbers = [n for n in range(10**4) if driver.TARGETS[n % len(driver.TARGETS)] == target][:count]
     found = {n: driver.try_case(7, n) for n in numbers}
@@ -34,10 +34,10 @@ def test_a_case_is_the_same_each_time() -> None:
 
 
 def test_the_tool_from_the_command_line() -> None:
-    command = [sys.executable, "-m", "hgenv.benchmarks.fuzz", "--cases", "3", "--only", "loaders", "--workers", "1"]
+    command = [sys.executable, "-m", "hgenv.benchmarks.fuzz", "--cases", "1", "--only", "loaders", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last.pop("cases") == sum(last.values()) == 3
+    assert last.pop("cases") == sum(last.values()) == 1
     assert list(last) == [verdict.value for verdict in Verdict]
     assert done.returncode == 0
     with pytest.raises(SystemExit):

@@ -320,6 +320,10 @@ def test_damaged_clone(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     with pytest.raises(DataError, match="must be names of files beside it"):
         ict_facekit.load(tmp_path)
     (folder / "vertex_indices.json").write_text(indices)
+    (folder / "identity003.obj").rename(folder / "identity099.obj")
+    with pytest.raises(DataError, match=r"identity003.obj: there is no such file"):
+        ict_facekit.load(tmp_path)
+    (folder / "identity099.obj").rename(folder / "identity003.obj")
     (folder / "jaw.obj").unlink()
     with pytest.raises(DataError, match="the model is incomplete"):
         ict_facekit.load(tmp_path)
