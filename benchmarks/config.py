@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 import hydra
+import yaml
 from gymnasium.envs.registration import load_env_creator
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -43,6 +44,7 @@ PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": (
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
 
+LARGEST = 100_000  # entries of a YAML file, references counted as often as they occur
 _BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
 
 
@@ -140,8 +142,12 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
         arguments = with_folder(arguments, config_dir)
-    with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
-        return settings(hydra.compose("config", arguments))
+    try:
+        with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
+            composed = hydra.compose("config", arguments)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingError(f"these settings are no YAML that Hydra takes: {_line(error)}") from error
+    return settings(composed)
 
 
 def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
@@ -153,6 +159,7 @@ def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
     folder = Path(config_dir).absolute()
     if not folder.is_dir():
         raise RunError(f"--config-dir: {folder} is no folder")
+    check_files(folder)
     rest, paths = [], [f"file://{folder}"]
     for argument in arguments:
         if argument.startswith("hydra.searchpath="):
@@ -160,6 +167,45 @@ def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
         else:
             rest.append(argument)
     return [*rest, "hydra.searchpath=[" + ",".join(f"'{path}'" for path in paths) + "]"]
+
+
+def check_files(folder: Path) -> None:
+    """Make sure that no YAML file in a folder is much larger than it looks.
+
+    Raises:
+        SettingError: One is no YAML, or its references stand for more than anybody would write.
+    """
+    for path in folder.rglob("*.yaml"):
+        _check_size(path)
+
+
+def _check_size(path: Path) -> None:
+    """See `check_files`.
+
+    Raises:
+        SettingError: It is no YAML, or its references stand for more than anybody would write.
+    """
+    sizes: dict[int, int] = {}  # of each node, once: a reference is the node that it refers to
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = LARGEST  # a node within itself
+            below = node.value if isinstance(node.value, list) else []
+            parts = [part for entry in below for part in (entry if isinstance(entry, tuple) else (entry,))]
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    try:
+        root = yaml.compose(path.read_text(), yaml.SafeLoader)
+        count = 0 if root is None else size(root)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingError(f"{path}: no YAML: {_line(error)}") from error
+    if count >= LARGEST:
+        raise SettingError(f"{path}: its references (&, *) make it larger than {LARGEST} entries; write fewer")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def settings(config: DictConfig) -> Settings:

@@ -492,6 +492,10 @@ def main() -> None:
     """Run from the command line."""
     parent.end_with_it()
     try:
+        for word, following in itertools.pairwise([*sys.argv[1:], ""]):
+            option, _, folder = word.partition("=")
+            if option in ("--config-dir", "-cd"):
+                config.check_files(Path(folder or following))
         sys.argv[1:] = [word if word.startswith("-") else config.override(word) for word in sys.argv[1:]]
     except config.SettingError as error:
         sys.exit(f"error: {error}")

@@ -198,7 +198,10 @@ def replace(path: Path, old: str, new: str) -> None:
         (lambda study: cut(study / "rows.parquet"), r"rows.parquet: damaged"),
         (lambda study: cut(study / "runs.csv"), r"runs.csv: damaged"),
         (lambda study: replace(study / "runs.csv", "settings", "sittings"), r"runs.csv: damaged"),
-        (lambda study: replace(study / "runs.csv", '""study"":""study""', '""study"":""..""'), r"runs.csv: damaged.*'..'"),
+        (
+            lambda study: replace(study / "runs.csv", '""study"":""study""', '""study"":""..""'),
+            r"runs.csv: damaged.*'..'",
+        ),
         (lambda study: replace(study / "runs.csv", "quadratic,one,1", "quadratic,one,2"), r"rows.parquet: holds other"),
         (lambda study: replace(study / "runs.csv", '""seed"":1', '""seed"":2'), r"rows.parquet: damaged.*are of"),
     ],
