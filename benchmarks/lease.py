@@ -206,16 +206,28 @@ def _acquire(folder: Path, *, trusted: bool) -> Owner:
 
 
 def _take_away(path: Path, other: Owner | None) -> None:
-    """Take a lease that has ended out of the way, unless somebody else was faster."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    with suppress(FileNotFoundError):
-        os.rename(path, aside)
-    with suppress(FileNotFoundError, ValueError):
-        if read(aside) != other:  # a new one, made in this very moment: it goes back
-            with suppress(FileExistsError):
-                os.link(aside, path)
-    with suppress(FileNotFoundError):
-        aside.unlink()
+    """Delete a lease that has ended, unless there is another by now.
+
+    One process at a time does that: whoever deleted a lease that it read a moment before might delete a newer one.
+    """
+    guard = path.with_name(f"{path.name}.ended")
+    try:
+        guard.touch(exist_ok=False)
+    except FileExistsError:
+        if _age(guard) > PATIENCE:  # of a process that was killed in this very moment
+            guard.unlink(missing_ok=True)
+        return
+    try:
+        try:
+            now: Owner | None = read(path)
+        except FileNotFoundError:
+            return
+        except ValueError:
+            now = None
+        if now == other:
+            path.unlink()
+    finally:
+        guard.unlink(missing_ok=True)
 
 
 def _create(path: Path, owner: Owner) -> None:

@@ -22,7 +22,6 @@ are `within_budget` is decided anew.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -415,25 +414,27 @@ def _check_row(row: Row, form: _Form, before: Mapping[str, Any] | None) -> None:
     for name in ("beta", "recommendation"):
         if not isinstance(row[name], list) or len(row[name]) != form.size:
             raise ValueError(f"{name} has not {form.size} numbers")
-        _check_numbers(row[name], name)
+        _check_numbers(row[name], name, 1e30)
     for data, names in form.names.items():
         if row[data].keys() != names:
             raise ValueError(f"{data} has other metrics than row 0")
         _check_numbers([value for value in row[data].values() if value is not None], data)
     spent = row["spent"]
-    _check_numbers([spent[name] for name in RESOURCES + COUNTS], "spent")
+    _check_numbers([spent[name] for name in RESOURCES], "spent", 1e12)
+    _check_numbers([spent[name] for name in COUNTS], "spent", 1e18)
     for name in RESOURCES + COUNTS:
         if spent[name] < (0 if before is None else before[name]):
             raise ValueError(f"less {name} than before")
 
 
-def _check_numbers(values: Iterable[Any], name: str) -> None:
+def _check_numbers(values: Iterable[Any], name: str, most: float = 1e308) -> None:
+    """Make sure that all are numbers, and none is beyond `most`: what is beyond float32 is no beta, and so on."""
     values = list(values)
-    if _NUMBERS.issuperset(map(type, values)) and math.isfinite(sum(values)):
+    if _NUMBERS.issuperset(map(type, values)) and max(map(abs, values), default=0) <= most:
         return  # the short way, for rows in their thousands
     for value in values:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{name}: {value!r} is no finite number")
+        if type(value) not in (int, float) or not abs(value) <= most:
+            raise ValueError(f"{name}: {value!r:.40} is no finite number")
 
 
 def _refuse(constant: str) -> Any:

@@ -49,6 +49,7 @@ from .display import Display
 from .lease import Lease
 from .records import CONFIG, DONE, ROWS, RecordError, Row
 
+COLLECTED = 500  # updates between two looks for what is in nobody's hands
 FAILURES = 3  # failed steps in a row that end a run
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -178,6 +179,8 @@ class _Run:
                     )
                 self._update()
                 self._write(self._row())
+                if self.progress.count % COLLECTED == 0:
+                    gc.collect()  # nevergrad's candidates are cycles, and Python comes to them late
                 display.show(self._last)
                 if stop or time.monotonic() - saved >= self.settings.checkpoint_seconds:
                     self._save()
@@ -370,7 +373,6 @@ class _Run:
     def _save(self) -> None:
         with self.env.ledger.phase("checkpoint"):
             self.lease.check()
-            gc.collect()  # nevergrad's candidates are cycles, and Python comes to them late
             self.board.flush()
             if self.file.settle():
                 logger.warning("%s was deleted while the run was at work, and is written again", self._rows)

@@ -56,6 +56,7 @@ THIN = 10  # updates between two rows that hold everything but single objects
 SECONDS = ("cpu_seconds", "gpu_seconds", "wall_seconds")  # the total is the sum of the first two
 DATA = ("validation", "test")
 VECTORS = ("beta", "recommendation")
+LARGEST = 3e38  # what float32 can hold; a figure beyond it is as good as none
 DIGITS, BETA_DIGITS = 6, 7  # significant ones in rows.jsonl, of metrics and of betas; float32 carries them
 
 Floats = NDArray[np.float64]
@@ -286,7 +287,7 @@ def from_record(record: Record | Opened) -> Run:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return math.nan if value is None or abs(value) > LARGEST else value
 
 
 def find(folder: Path) -> list[Path]:

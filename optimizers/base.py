@@ -103,7 +103,8 @@ class Optimizer(ABC):
         if not isinstance(state, dict):
             raise ValueError(f"{who}: the saved state must be a dictionary, not {type(state).__name__}")
         check_names(state, like, known, who)
-        return {name: copy_like(state[name], part, f"{who}: {name}") for name, part in like.items()}
+        with own_modes():
+            return {name: copy_like(state[name], part, f"{who}: {name}") for name, part in like.items()}
 
     def _beta(self, found: Any) -> Tensor:
         """A copy of a normalized beta.
@@ -278,8 +279,14 @@ class GradientOptimizer(Optimizer):
         moved = isinstance(state, dict) and bool(state.get("moves"))
         zeros = torch.zeros(self.space.dimension, dtype=torch.float64)
         believed = None if self.shrinkage is None else asdict(self.shrinkage.start(len(zeros)))
-        like = {"rule": self._like_rule(moved), "moves": 0, "worked": AnyOf((None, self._beta)), "shrinkage": believed}
-        known = like | {"normalized": None, "random": None}
+        like = {
+            "normalized": self._beta,  # first: what is wrong with it says most
+            "rule": self._like_rule(moved),
+            "moves": 0,
+            "worked": AnyOf((None, self._beta)),
+            "shrinkage": believed,
+        }
+        known = [*like, "random"]
         kept = self._checked(state, like, known if type(self).state_dict is GradientOptimizer.state_dict else state)
         super().load_state_dict(state)
         # The rule's own settings are as it was made with; the learning rate follows from the number of moves.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace
+from hgenv.device import own_modes
 from hgenv.patience import patience
 
 from .base import Initial, Optimizer
@@ -116,6 +117,7 @@ class Evolution(Optimizer):
             ordered = members[worked][losses[worked].argsort(stable=True)]
             self.normalized = self._project(ordered[: (len(ordered) + 1) // 2].mean(0))
 
+    @own_modes()
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`: tensors, numbers and texts."""
         return super().state_dict() | self._settings() | {
@@ -125,6 +127,7 @@ class Evolution(Optimizer):
             "digest": self._digest.hexdigest(),
         }  # fmt: skip
 
+    @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, with the same bits.
 
