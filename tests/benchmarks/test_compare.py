@@ -1,4 +1,4 @@
-from hgenv.benchmarks import checkpoint, compare, records
+from hgenv.benchmarks import checkpoint, compare
 from hgenv.benchmarks.run import run
 
 from .tools import quadratic
@@ -30,7 +30,7 @@ def test_arguments_that_make_no_sense_are_named(tmp_path, capsys):
 
 def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     arguments = [
-        f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0,1",
+        f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0",
         "budget={amount: 5, unit: updates}", "workers=2",
     ]  # fmt: skip
     broken = tmp_path / "default" / "quadratic" / "fixed" / "seed=0"
@@ -42,21 +42,11 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     assert f"{broken} failed" in said.err
     assert "rows.jsonl: line 1 is damaged" in said.err
     assert f"EXCLUDED {broken}" in said.out
-    for other in ("fixed/seed=1", "basic_random_search/seed=0", "basic_random_search/seed=1"):
-        assert (tmp_path / "default" / "quadratic" / other / "DONE.json").is_file()
+    assert (tmp_path / "default" / "quadratic" / "basic_random_search" / "seed=0" / "DONE.json").is_file()
 
     for path in checkpoint.find(broken):
         path.unlink()
     (broken / "rows.jsonl").unlink()
     assert compare.main(arguments) == 0
     out = capsys.readouterr().out
-    assert out.count("nothing to do") == 3
-
-    # A larger budget goes on with those that it is asked for.
-    larger = [word.replace("amount: 5", "amount: 8").replace("seed=0,1", "seed=0") for word in arguments]
-    assert compare.main(larger) == 0
-    assert "nothing to do" not in capsys.readouterr().out
-    for name in ("fixed", "basic_random_search"):
-        record = records.read(tmp_path / "default" / "quadratic" / name / "seed=0")
-        assert [row["update"] for row in record.counted] == list(range(9))
-    assert "basic_random_search" in (tmp_path / "default" / "report.md").read_text()
+    assert out.count("nothing to do") == 1

@@ -175,7 +175,7 @@ def test_data_of_any_kind_make_a_folders_name(data: Any, label: str) -> None:
     assert records.environment_label({"env": {"label": "mine", "data": data}}) == label
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopping_a_comparison_stops_its_runs_and_keeps_what_they_did(tmp_path: Path, number: int) -> None:
     words = ["env=quadratic", "optimizer=fixed", "seed=0", "budget={amount: 600, unit: wall_seconds}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -191,10 +191,12 @@ def test_stopping_a_comparison_stops_its_runs_and_keeps_what_they_did(tmp_path: 
         time.sleep(0.2)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "interrupted; the same command goes on where it was" in said
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert "interrupted; the same command goes on where it was" in said
+    while (folder / "lease.json").exists():  # its run ends by itself, and gives this back
+        assert time.monotonic() < end, "the run lives on"
+        time.sleep(0.1)
     rows = (folder / "rows.jsonl").read_bytes()
-    time.sleep(1)
-    assert (folder / "rows.jsonl").read_bytes() == rows, "the run lives on"
     assert checkpoint.read(checkpoint.find(folder)[0])["rows"] == len(rows.splitlines())
     assert json.loads(rows.splitlines()[-1])["status"] == "OK"
