@@ -161,7 +161,7 @@ class Stamina:
         if found and not (records.read_done(subject.folder) or {}).get("incidents", {}):
             self.count("unresumable", f"{subject.root}: the run does not say that a worker was replaced")
         self.compare(subject, self.words("basic_random_search"))
-        if _processes(subject.root):
+        if not _until(lambda: not _processes(subject.root)):
             self.count("orphans", f"{subject.root}: {len(_processes(subject.root))} worker processes live on")
 
     # --- What must hold --------------------------------------------------------------------------------------------
