@@ -215,10 +215,14 @@ def settings(config: DictConfig) -> Settings:
         SettingError: A value makes no sense, or there is no such setting; the message names it.
         BudgetError: There is no such budget.
     """
-    given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
-    missing = [name for name in (*IDENTITY, *WHERE, "root", "checkpoint_seconds") if name not in given]
+    there = list(config)  # also those without a value
+    missing = [name for name in (*IDENTITY, *WHERE, "root", "checkpoint_seconds") if name not in there]
     if missing:
         raise SettingError(f"the setting {missing[0]!r} is missing: give it a value instead of taking it away")
+    for name in ("env", "optimizer"):
+        if not isinstance(config[name], DictConfig):
+            raise SettingError(f"{name} must be one of the files in configs/{name}, not {config[name]!r}")
+    given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
     unknown = [name for name in given if name not in (*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds")]
     if unknown:
         known = ", ".join((*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds"))

@@ -3,6 +3,7 @@ import json
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -395,3 +396,22 @@ def test_hydra_s_questions_are_answered(mine):
     shown = call("hgenv.benchmarks.run", "--config-dir", "conf", "--cfg", "job", *OWN, "optimizer.stride=0.1", cwd=mine)
     assert yaml.safe_load(shown.stdout)["optimizer"] == {"_target_": "mine.Walk", "label": "walk", "stride": 0.1}
     assert not (mine / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# @package _global_\nseed: 2001-01-01\n", "the setting 'env' is missing"),
+        ("a:\n\t- b\n", "no YAML"),
+        ("[" * 3000, "no YAML"),
+        (
+            "a: &a [1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in pairwise("abcdefg")),
+            "references",
+        ),
+    ],
+)
+def test_files_of_ones_own_that_are_no_settings_are_answered_in_words(tmp_path, text, message):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text(text)
+    with pytest.raises(SettingError, match=message):
+        compose(["env=mine"], tmp_path)
