@@ -52,7 +52,7 @@ class Loader:
         exact: Endings of files in which every wrong bit must be noticed.
     """
 
-    make: Callable[[Path], None]
+    make: Callable[[Path], Any]
     load: Callable[[Path], Any]
     flaw: Callable[[Any], str | None]
     exact: tuple[str, ...] = (".png", ".npz", ".mat", "")
@@ -142,20 +142,21 @@ def _displaced(path: Path, data: bytes, rng: Random) -> str:
 
 
 def _damaged_mat(path: Path, data: bytes, kind: str, rng: Random) -> tuple[str, bool]:
-    content = {k: v for k, v in scipy.io.loadmat(io.BytesIO(data)).items() if not k.startswith("__")}
-    (name, value), *_ = content.items()
+    found = {k: v for k, v in scipy.io.loadmat(io.BytesIO(data)).items() if not k.startswith("__")}
+    (name, value), *_ = found.items()
     if kind == "greedy":
         spoilt, what = greedy_mat(name, rng)
         path.write_bytes(spoilt)
         return what, False
+    content: dict[str, Any]
     if value.dtype.names is None:
-        arrays, what, _ = damaged({name: value}, rng)
+        content, what, _ = damaged({name: value}, rng)
     else:
         record = value.flatten()[0]
-        arrays, what, _ = damaged({key: np.asarray(record[key]) for key in value.dtype.names}, rng)
-        arrays = {name: arrays}  # type: ignore[dict-item]
+        fields, what, _ = damaged({key: np.asarray(record[key]) for key in value.dtype.names}, rng)
+        content = {name: fields}
     try:
-        scipy.io.savemat(path, arrays, do_compression=bool(rng.uniform() < 0.5))
+        scipy.io.savemat(path, content, do_compression=bool(rng.uniform() < 0.5))
     except Exception:  # what it cannot write is no case
         path.write_bytes(b"")
         return f"{what} (cannot be written: empty)", False
@@ -504,7 +505,7 @@ LOADERS: dict[str, Loader] = {
     "ict model": Loader(_write_ict, lambda f: ict_facekit.load(f / "ict"), _flaw_of_model),
     "ict clone": Loader(_write_ict_clone, lambda f: ict_facekit.load(f / "ict"), _flaw_of_model),
     "packed photos": Loader(_write_packed, lambda f: packed.unpack(f / "photos.npz", SIZE), _flaw_of_data),
-    "cache": Loader(_kept, _kept, lambda found: None),  # type: ignore[arg-type]
+    "cache": Loader(_kept, _kept, lambda found: None),
     "real mbii": Loader(lambda f: _link_real("mbii", f), lambda f: mbii.load(f, "train", size=SIZE), _flaw_of_data),
     "real scans": Loader(
         lambda f: _link_real("faces", f), _pair(heads.load_scans, "validation", "test"), _flaw_of_data

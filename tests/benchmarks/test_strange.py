@@ -392,7 +392,7 @@ def test_results_of_a_bad_run_are_counted(tmp_path: Path, capsys: pytest.Capture
     [
         ("study=..", "study must be a name for a folder, not '..'"),
         ("env.label=../..", "env.label must be a name for a folder"),
-        ("optimizer.label=/tmp/x", "optimizer.label must be a name for a folder"),
+        ("optimizer.label=/absolute/x", "optimizer.label must be a name for a folder"),
         ("optimizer.label=1.5", "in YAML, a name that looks like a number needs quotes"),
         ("study=true", "study must be a name for a folder"),
         ("study='a\tb'", "study must be a name for a folder"),
