@@ -51,6 +51,7 @@ def parent(folder: str, chores: list[str]) -> None:
     """Have a process for each chore."""
     from hgenv.pool import Pool
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background ignores it
     Pool(set_up, (folder,), len(chores), 600).map([(chore, 0) for chore in chores], print)
 
 
