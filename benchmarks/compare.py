@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from . import engines, files, report
-from .config import USER_ERRORS, RunError, compose, ended, override, with_folder
+from .config import USER_ERRORS, Interrupted, RunError, compose, ended, override, with_folder
 from .launch import Job, stops_alike, work
 from .records import RecordError
 
@@ -53,7 +53,8 @@ def compare(
         The folders of all, and what those that failed said.
 
     Raises:
-        RunError: The arguments make no sense, or it was interrupted.
+        RunError: The arguments make no sense.
+        Interrupted: It was stopped from outside.
         SettingError: Likewise.
         hydra.errors.HydraException: A name is unknown; the message lists the choices.
     """
@@ -124,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n" + report.write(found, study, trusted=folders))
             print(f"report:      {study / 'report.html'} (and report.md)")
             print(f"TensorBoard: hgenv board {study}")
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.status
     except (HydraException, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

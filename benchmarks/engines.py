@@ -24,7 +24,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from . import config
-from .config import RunError
+from .config import Interrupted, RunError
 from .launch import Job
 from .records import RecordError
 
@@ -45,7 +45,8 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
         What is known of those that did not come to their end, by their folders.
 
     Raises:
-        RunError: The launcher cannot be had, or it was interrupted.
+        RunError: The launcher cannot be had.
+        Interrupted: It was stopped from outside.
     """
     if not jobs:
         return {}
@@ -53,8 +54,8 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
     try:
         for job, words in zip(jobs, _launch(jobs, overrides), strict=True):
             said[job.folder] = words
-    except KeyboardInterrupt:
-        raise RunError("interrupted; the same command goes on where it was") from None
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; the same command goes on where it was", *error.args) from None
     except HydraException as error:
         cure = "\nfor joblib and SLURM, pip install 'hgenv[cluster]'; for Ray, 'hgenv[ray]'"
         raise RunError(f"{error}{cure if 'hydra/launcher/' in str(error) else ''}") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.progress import TaskID
 
 from . import files, records
-from .config import RunError, Settings
+from .config import Interrupted, Settings
 from .display import QUIET_SECONDS, Bars, brief
 from .parent import Child
 from .records import Row
@@ -115,7 +115,7 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
         What those that failed said, by their folders.
 
     Raises:
-        RunError: It was interrupted.
+        Interrupted: It was stopped from outside.
     """
     for job in jobs:
         job.look()
@@ -154,13 +154,13 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                     for task in (whole, *(job.task for job in active)):
                         assert task is not None
                         print(f"  {bars.line(task)}", flush=True)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             print("interrupted; the runs end their updates and save them. Once more: at once", flush=True)
             for job in active:
                 job.stop(signal.SIGINT)
             for job in active:
                 job.wait()
-            raise RunError("interrupted; the same command goes on where it was") from None
+            raise Interrupted("interrupted; the same command goes on where it was", *error.args) from None
         finally:
             for job in active:
                 job.stop(signal.SIGTERM)
@@ -175,8 +175,8 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
 def stops_alike() -> Iterator[None]:
     """A request to end, or a terminal that closes, is as good as an interrupt."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
