@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folders, failed = compare(*_parsed(arguments))
         for folder, words in failed.items():
-            print(f"error: {folder} failed: {words.removeprefix('error: ')}", file=sys.stderr)
+            print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
         for study in sorted({folder.parents[2] for folder in folders}):
             found = report.collect([study])
             print("\n" + report.write(found, study, trusted=folders))

@@ -53,6 +53,11 @@ def said(error: OSError) -> str:
     return f"{where}the system says: {error.strerror or error}" + (f"; {cure}" if cure else "")
 
 
+def within(folder: Path, words: str) -> str:
+    """What was said about a folder, for behind its name: without saying it again."""
+    return words.replace(f"{folder}/", "").replace(f"{folder}: ", "")
+
+
 class Appended:
     """A file that grows at its end, and is put back where it was deleted.
 

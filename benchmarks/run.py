@@ -197,17 +197,18 @@ class _Run:
         written = sum(1 for _ in records.lines_of(self._rows, ended=False)) if self._rows.is_file() else 0
 
         def fits(kept: dict[str, Any], rows: int) -> None:
-            where = f"{self.folder}, checkpoint-{rows}.ckpt"
+            where = self.folder / f"checkpoint-{rows}.ckpt"
+            cure = "restore the file, or delete the run's folder"
             if not {"run", "rows", "env", "optimizer", "platforms"} <= kept.keys() or kept["rows"] != rows:
-                raise RecordError(f"{where}: is no checkpoint of a run; restore the file, or delete the run's folder")
+                raise RecordError(f"{where}: is no checkpoint of a run", cure)
             mine, theirs = self.settings.identity, kept["run"] if isinstance(kept["run"], dict) else {}
             apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
             if apart:
-                raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)}); put the right file there")
+                raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)})", "put the right file there")
             if written < rows:
                 raise RecordError(
-                    f"{self._rows}: holds {records.plural(written, 'row')}, but the checkpoint was made after {rows}; "
-                    "restore the file, or delete the run's folder"
+                    f"{self._rows}: holds {records.plural(written, 'row')}, but {where.name} was made after {rows}",
+                    cure,
                 )
 
         kept = checkpoint.load(self.folder, self.env.device, fits)
@@ -234,7 +235,7 @@ class _Run:
             self.platforms = {str(key): dict(facts) for key, facts in kept["platforms"].items()} | self.platforms
         except Exception as error:  # optimizers come from many hands
             raise RecordError(
-                f"{self.folder}, checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
+                f"{self.folder}/checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
                 f"({type(error).__name__}: {error}); restore the file, or delete the run's folder"
             ) from error
         self.env.ledger.note("resumed")

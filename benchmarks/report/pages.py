@@ -74,10 +74,10 @@ def collect(folders: Iterable[Path]) -> Collection:
                 is_study = (place / studies.RUNS).is_file()
                 runs = studies.read(place) if is_study else [studies.from_record(records.opened(place))]
             except (RecordError, OSError) as error:
-                found.excluded[place] = str(error)
+                found.excluded[place] = files.within(place, str(error))
                 continue
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                found.excluded[place] = f"{place}: damaged, not the record of a run ({error!r}); make it again"
+                found.excluded[place] = f"damaged, not the record of a run ({error!r}); make it again"
                 continue
             for run in runs:
                 other = known.setdefault((run.study, *run.key), run)

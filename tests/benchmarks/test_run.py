@@ -186,6 +186,7 @@ def test_what_is_damaged_since_the_checkpoint_before_is_made_again(tmp_path, nam
     run(quadratic(tmp_path / "damaged", "optimizer=evolution", updates=9))
     assert f"goes on from {before.name}" in caplog.text
     assert path.name in caplog.text
+    assert "delete" not in caplog.text, "there is nothing to do"
     whole = run(quadratic(tmp_path / "whole", "optimizer=evolution", updates=9))
     assert without_clocks(first) == without_clocks(whole)
 
