@@ -9,6 +9,7 @@ whatever an engine loses, the same command makes again what is not there.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from . import config
+from . import config, lease
 from .config import Interrupted, RunError
-from .launch import Job
-from .records import RecordError
+from .launch import LOOK, Job, Taken
+
+_TAKEN = "another process is at work on this run"
 
 
 def is_of_launcher(override: str) -> bool:
@@ -35,7 +37,7 @@ def is_of_launcher(override: str) -> bool:
 
 
 def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
-    """Make all runs with a launcher of Hydra's.
+    """Make all runs with a launcher of Hydra's. Those that other processes have at work are waited for at the end.
 
     Args:
         jobs: The runs.
@@ -48,31 +50,45 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
         RunError: The launcher cannot be had.
         Interrupted: It was stopped from outside.
     """
-    if not jobs:
-        return {}
-    said = dict[Path, str]()
+    left, taken, said = list(jobs), Taken(partial(print, flush=True)), dict[Path, str]()
     try:
-        for job, words in zip(jobs, _launch(jobs, overrides), strict=True):
-            said[job.folder] = words
+        while left or taken.jobs:
+            left = [job for job in left if job.ending() is None and not taken.has(job)]
+            for job, words in _said(left, overrides):
+                said[job.folder] = words
+                if words == _TAKEN:  # since we looked
+                    taken.add(job)
+            left = []
+            while taken.jobs and not left:
+                time.sleep(LOOK)
+                left = taken.free()
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; the same command goes on where it was", *error.args) from None
+    failed = dict[Path, str]()
+    for job in jobs:
+        ending = job.ending()
+        if ending is None:
+            failed[job.folder] = said.get(job.folder) or "the launcher did not make it; the same command tries again"
+        elif ending.fault is not None:
+            failed[job.folder] = ending.fault
+    return failed
+
+
+def _said(jobs: Sequence[Job], overrides: Sequence[str]) -> list[tuple[Job, str]]:
+    """Have the launcher make some runs; what each said that failed, and nothing of those that did not.
+
+    Raises:
+        RunError: The launcher cannot be had.
+    """
+    if not jobs:
+        return []
+    try:
+        return list(zip(jobs, _launch(jobs, overrides), strict=True))
     except HydraException as error:
         cure = "\nfor joblib and SLURM, pip install 'hgenv[cluster]'; for Ray, 'hgenv[ray]'"
         raise RunError(f"{error}{cure if 'hydra/launcher/' in str(error) else ''}") from None
     except Exception as error:  # an engine can raise anything
-        said = dict.fromkeys((job.folder for job in jobs), f"{type(error).__name__}: {error}")
-    failed = dict[Path, str]()
-    for job in jobs:
-        try:
-            done = config.ended(job.folder, job.settings.identity)
-        except (RecordError, OSError) as error:  # of one run
-            failed[job.folder] = str(error)
-            continue
-        if done is None:
-            failed[job.folder] = said[job.folder] or "the launcher did not make it; the same command tries again"
-        elif done["status"] == "failed":
-            failed[job.folder] = done["message"]
-    return failed
+        return [(job, f"{type(error).__name__}: {error}") for job in jobs]
 
 
 def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
@@ -118,6 +134,8 @@ def _make(folder: str, composed: DictConfig) -> str:
         job.process.let_go()
     words = job.last_words()
     print(words.splitlines()[-1] if words else job.folder, flush=True)
+    if code == lease.TAKEN:
+        return _TAKEN
     ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""
     return words + ended if code else ""
 

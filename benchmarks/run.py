@@ -47,7 +47,7 @@ from . import checkpoint, config, files, lease, parent, pictures, provenance, re
 from .board import Board
 from .config import USER_ERRORS, Interrupted, RunError, Settings, make_environment, make_optimizer
 from .display import Display
-from .lease import Lease
+from .lease import Lease, TakenError
 from .records import CONFIG, DONE, ROWS, RecordError, Row
 
 COLLECTED = 500  # updates between two looks for what is in nobody's hands
@@ -71,7 +71,8 @@ def run(settings: Settings, command: str | None = None) -> Path:
         RunError: It cannot be made so, or failed; or the system refuses what the run needs. Then what is written stays,
             and the same command goes on.
         Interrupted: It was stopped from outside, and has saved everything.
-        RecordError: Its folder belongs to another configuration, is damaged or in use. Nothing in it has changed.
+        RecordError: Its folder belongs to another configuration, is damaged or in use (TakenError). Nothing in it has
+            changed.
     """
     folder = settings.folder
     try:
@@ -80,6 +81,8 @@ def run(settings: Settings, command: str | None = None) -> Path:
             torch.set_num_threads(settings.where["threads"])
             if torch.cuda.is_available() and settings.where["device"] != "cpu":
                 _make_gpu_repeatable()
+            if (busy := lease.taken(folder)) is not None:
+                raise busy  # before the time for data is spent
             print(f"{folder}: makes the environment and its data", flush=True)
             # Whatever cannot be made fails here, before anything is written.
             job = _Run(settings, command)
@@ -480,10 +483,13 @@ def _main(composed: DictConfig) -> None:
     except Interrupted as error:
         _end(error)
     except USER_ERRORS as error:
-        if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            sys.exit(f"error: {error}")
-        # The other runs of a sweep go on; Hydra tells at the end.
-        raise CompactHydraException(f"error: {error}") from None
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            # The other runs of a sweep go on; Hydra tells at the end.
+            raise CompactHydraException(f"error: {error}") from None
+        taken = isinstance(error, TakenError)
+        if not (taken and parent.is_child()):  # which would write into the log of who has the run
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(lease.TAKEN if taken else 1)
 
 
 def _end(interrupted: Interrupted) -> NoReturn:
