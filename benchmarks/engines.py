@@ -9,8 +9,10 @@ whatever an engine loses, the same command makes again what is not there.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from omegaconf import DictConfig
 
 from . import config, lease
 from .config import Interrupted, RunError
-from .launch import LOOK, Job, Taken
+from .launch import LOG, LOOK, Job, Taken
+from .records import DONE, plural
 
 _TAKEN = "another process is at work on this run"
 
@@ -54,10 +57,11 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
     try:
         while left or taken.jobs:
             left = [job for job in left if job.ending() is None and not taken.has(job)]
-            for job, words in _said(left, overrides):
-                said[job.folder] = words
-                if words == _TAKEN:  # since we looked
-                    taken.add(job)
+            with _endings(left):
+                for job, words in _said(left, overrides):
+                    said[job.folder] = words
+                    if words == _TAKEN:  # since we looked
+                        taken.add(job)
             left = []
             while taken.jobs and not left:
                 time.sleep(LOOK)
@@ -91,11 +95,41 @@ def _said(jobs: Sequence[Job], overrides: Sequence[str]) -> list[tuple[Job, str]
         return [(job, f"{type(error).__name__}: {error}") for job in jobs]
 
 
+@contextmanager
+def _endings(jobs: Sequence[Job]) -> Iterator[None]:
+    """Says which runs end while an engine has them; an engine itself is silent, or tells of what is not ours."""
+    over = threading.Event()
+
+    def tell() -> None:
+        left, last = list(jobs), False
+        while left and not last:
+            last = over.wait(LOOK)
+            for job in list(left):
+                # Only what has ended is read, now and then, on storage that many machines share.
+                if (job.folder / DONE).is_file() and (ending := job.ending()) is not None:
+                    left.remove(job)
+                    print(f"[{len(jobs) - len(left)}/{len(jobs)}] {job.folder}: {ending.status}", flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True, name="endings")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
     """What each run says that failed, as the launcher brings it back; nothing of those that did not.
 
     This is what Hydra 1.3 does in a multirun, but for exactly these runs instead of all that lists of values stand for.
     """
+    name = next((word.partition("=")[2] for word in overrides if word.startswith("hydra/launcher=")), "basic")
+    below = os.path.commonpath([job.folder for job in jobs])
+    print(
+        f"handed to the launcher {name}: {plural(len(jobs), 'run')}; what each does is in its {LOG}, below {below}",
+        flush=True,
+    )
     tasks = [[word for word in job.arguments if not word.startswith("hydra.")] for job in jobs]
     search = [word for word in jobs[0].arguments if word.startswith("hydra.")]
     with hydra.initialize_config_module("hgenv.configs", job_name="hgenv", version_base="1.3"):
@@ -133,7 +167,6 @@ def _make(folder: str, composed: DictConfig) -> str:
         job.process.wait()
         job.process.let_go()
     words = job.last_words()
-    print(words.splitlines()[-1] if words else job.folder, flush=True)
     if code == lease.TAKEN:
         return _TAKEN
     ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""
