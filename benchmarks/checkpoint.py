@@ -75,20 +75,23 @@ def load(folder: Path, device: torch.device, fits: Callable[[dict[str, Any], int
         RecordError: No checkpoint is whole and fits. Nothing has changed.
         OSError: The system refuses; that says nothing about the checkpoint.
     """
-    first: RecordError | None = None
+    wrong: list[RecordError] = []
     for path in find(folder):
         try:
             kept = read(path, device)
             rows = int(path.name[len("checkpoint-") : -len(".ckpt")])
             fits(kept, rows)
         except RecordError as error:
-            first = first or error
+            wrong.append(error)
             continue
-        if first is not None:
-            logger.warning("%s; goes on from %s", first, path.name)
+        for damage in wrong:
+            logger.warning("%s; goes on from %s", damage.what, path.name)
         return kept
-    if first is not None:
-        raise first
+    if len(wrong) > 1:
+        cure = "restore one of these files, or delete the run's folder"
+        raise RecordError("; ".join(damage.what for damage in wrong), cure)
+    if wrong:
+        raise wrong[0]
     return None
 
 
@@ -106,24 +109,23 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             version, size, digest = head["format"], head["bytes"], head["sha256"]
             if not isinstance(size, int) or not 0 < size < MOST:
                 raise ValueError(f"{size} bytes")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RecordError(f"{path}: damaged, not a checkpoint ({error!r}); {_CURE}") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RecordError(f"{path}: damaged, it does not begin as a checkpoint does", _CURE) from None
         if version != FORMAT:
             raise RecordError(f"{path}: is of format {version}, and this version of hgenv reads format {FORMAT}")
-        if path.stat().st_size != len(line) + size:
-            raise RecordError(
-                f"{path}: damaged, {path.stat().st_size - len(line)} bytes long instead of {size}; {_CURE}"
-            )
+        there, whole = path.stat().st_size, len(line) + size
+        if there != whole:
+            raise RecordError(f"{path}: damaged, {there} bytes long instead of {whole}", _CURE)
         body = file.read(size)
     if hashlib.sha256(body).hexdigest() != digest:
-        raise RecordError(f"{path}: damaged, its contents do not have their checksum; {_CURE}")
+        raise RecordError(f"{path}: damaged, its contents do not have their checksum", _CURE)
     try:
         kept = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
         if not isinstance(kept, dict):
             raise TypeError(f"it holds {type(kept).__name__}")
     except Exception as error:  # whoever made it, it was not `save`
         words = str(error).strip().split("\n")[0]
-        raise RecordError(f"{path}: holds more than tensors and plain values ({words}); {_CURE}") from None
+        raise RecordError(f"{path}: holds more than tensors and plain values ({words})", _CURE) from None
     return kept
 
 

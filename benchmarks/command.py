@@ -23,7 +23,6 @@ COMMANDS = {
 }
 EXTRA = "the command needs a few packages more: pip install 'hgenv[bench]'"
 HELP = ("help", "-h", "--help")
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,18 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.argv = [f"hgenv {name}", *rest]
     try:
         return int(work() or 0)
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on where it was", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 @contextmanager
 def _stops_at_once() -> Iterator[None]:
     """Ends the process in words when it is interrupted: amid the imports of others, no exception is safe."""
 
-    def stop(*_: object) -> None:
-        os.write(2, b"error: interrupted before anything was begun\n")
-        os._exit(INTERRUPTED)
+    def stop(number: int, _: object) -> None:
+        os.write(2, b"interrupted before anything was begun\n")
+        os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -4,7 +4,8 @@
 
 Takes the overrides of `hgenv run`, and its `--config-dir`; a comma makes a list of values, and every combination
 is a run. Runs that are finished are skipped; those that were interrupted, or are asked for with a larger budget of the
-same unit, go on. `workers` runs are at work at a time, each its own process.
+same unit, go on. `workers` runs are at work at a time, each its own process. Runs that another process has at work, of
+another `hgenv compare`, say, are waited for at the end.
 
 With a launcher (`cores`, `slurm`, `ray_cluster`) the runs go there; `hydra.launcher.<name>` sets it up:
 
@@ -22,9 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from . import engines, files, report
-from .config import USER_ERRORS, RunError, compose, ended, override, with_folder
+from .config import USER_ERRORS, Interrupted, RunError, compose, override, with_folder
 from .launch import Job, stops_alike, work
-from .records import RecordError
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:
@@ -53,7 +53,8 @@ def compare(
         The folders of all, and what those that failed said.
 
     Raises:
-        RunError: The arguments make no sense, or it was interrupted.
+        RunError: The arguments make no sense.
+        Interrupted: It was stopped from outside.
         SettingError: Likewise.
         hydra.errors.HydraException: A name is unknown; the message lists the choices.
     """
@@ -72,17 +73,13 @@ def compare(
         raise RunError(f"several runs would have the folder {twice[0]}; set env.label, optimizer.label or study apart")
     failed, missing = dict[Path, str](), []
     for job in jobs:
-        try:
-            done = ended(job.folder, job.settings.identity)
-        except (RecordError, OSError) as error:  # of one run: the others are made
-            failed[job.folder] = files.said(error) if isinstance(error, OSError) else str(error)
-            continue
-        if done is None:
+        ending = job.ending()
+        if ending is None:
             missing.append(job)
-        else:
-            print(f"{job.folder}: nothing to do, it is {done['status']}", flush=True)
-            if done["status"] == "failed":
-                failed[job.folder] = done["message"]
+            continue
+        print(f"{job.folder}: nothing to do, it is {ending.status}", flush=True)
+        if ending.fault is not None:
+            failed[job.folder] = ending.fault
     with stops_alike():
         return folders, failed | (engines.work(missing, launcher) if launcher else work(missing, workers))
 
@@ -118,12 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folders, failed = compare(*_parsed(arguments))
         for folder, words in failed.items():
-            print(f"error: {folder} failed: {words.removeprefix('error: ')}", file=sys.stderr)
+            print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
         for study in sorted({folder.parents[2] for folder in folders}):
             found = report.collect([study])
             print("\n" + report.write(found, study, trusted=folders))
             print(f"report:      {study / 'report.html'} (and report.md)")
             print(f"TensorBoard: hgenv board {study}")
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.status
     except (HydraException, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

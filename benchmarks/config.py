@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -50,6 +51,19 @@ _BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
 
 class RunError(RuntimeError):
     """A run that cannot be made as asked, or not go on. The message says why, and the cure."""
+
+
+class Interrupted(RunError):
+    """What was stopped from outside: nothing is wrong with it, and the same command goes on.
+
+    Args:
+        words: What became of it.
+        number: Of the signal.
+    """
+
+    def __init__(self, words: str, number: int = signal.SIGINT) -> None:
+        super().__init__(words)
+        self.status = 128 + number  # as a shell says it of a program that a signal has ended
 
 
 # What a user can cause: shown without a traceback.

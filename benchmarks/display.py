@@ -71,6 +71,10 @@ class Bars(Progress):
         self.update(number, completed=begun)
         return number
 
+    def say(self, line: str) -> None:
+        """Show a line above the bars."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def line(self, number: TaskID) -> str:
         """What a bar shows, as words."""
         task = self._tasks[number]

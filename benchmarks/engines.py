@@ -9,7 +9,10 @@ whatever an engine loses, the same command makes again what is not there.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +26,12 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from . import config
-from .config import RunError
-from .launch import Job
-from .records import RecordError
+from . import config, lease
+from .config import Interrupted, RunError
+from .launch import LOG, LOOK, Job, Taken
+from .records import DONE, plural
+
+_TAKEN = "another process is at work on this run"
 
 
 def is_of_launcher(override: str) -> bool:
@@ -35,7 +40,7 @@ def is_of_launcher(override: str) -> bool:
 
 
 def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
-    """Make all runs with a launcher of Hydra's.
+    """Make all runs with a launcher of Hydra's. Those that other processes have at work are waited for at the end.
 
     Args:
         jobs: The runs.
@@ -45,33 +50,73 @@ def work(jobs: Sequence[Job], overrides: Sequence[str]) -> dict[Path, str]:
         What is known of those that did not come to their end, by their folders.
 
     Raises:
-        RunError: The launcher cannot be had, or it was interrupted.
+        RunError: The launcher cannot be had.
+        Interrupted: It was stopped from outside.
+    """
+    left, taken, said = list(jobs), Taken(partial(print, flush=True)), dict[Path, str]()
+    try:
+        while left or taken.jobs:
+            left = [job for job in left if job.ending() is None and not taken.has(job)]
+            with _endings(left):
+                for job, words in _said(left, overrides):
+                    said[job.folder] = words
+                    if words == _TAKEN:  # since we looked
+                        taken.add(job)
+            left = []
+            while taken.jobs and not left:
+                time.sleep(LOOK)
+                left = taken.free()
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; the same command goes on where it was", *error.args) from None
+    failed = dict[Path, str]()
+    for job in jobs:
+        ending = job.ending()
+        if ending is None:
+            failed[job.folder] = said.get(job.folder) or "the launcher did not make it; the same command tries again"
+        elif ending.fault is not None:
+            failed[job.folder] = ending.fault
+    return failed
+
+
+def _said(jobs: Sequence[Job], overrides: Sequence[str]) -> list[tuple[Job, str]]:
+    """Have the launcher make some runs; what each said that failed, and nothing of those that did not.
+
+    Raises:
+        RunError: The launcher cannot be had.
     """
     if not jobs:
-        return {}
-    said = dict[Path, str]()
+        return []
     try:
-        for job, words in zip(jobs, _launch(jobs, overrides), strict=True):
-            said[job.folder] = words
-    except KeyboardInterrupt:
-        raise RunError("interrupted; the same command goes on where it was") from None
+        return list(zip(jobs, _launch(jobs, overrides), strict=True))
     except HydraException as error:
         cure = "\nfor joblib and SLURM, pip install 'hgenv[cluster]'; for Ray, 'hgenv[ray]'"
         raise RunError(f"{error}{cure if 'hydra/launcher/' in str(error) else ''}") from None
     except Exception as error:  # an engine can raise anything
-        said = dict.fromkeys((job.folder for job in jobs), f"{type(error).__name__}: {error}")
-    failed = dict[Path, str]()
-    for job in jobs:
-        try:
-            done = config.ended(job.folder, job.settings.identity)
-        except (RecordError, OSError) as error:  # of one run
-            failed[job.folder] = str(error)
-            continue
-        if done is None:
-            failed[job.folder] = said[job.folder] or "the launcher did not make it; the same command tries again"
-        elif done["status"] == "failed":
-            failed[job.folder] = done["message"]
-    return failed
+        return [(job, f"{type(error).__name__}: {error}") for job in jobs]
+
+
+@contextmanager
+def _endings(jobs: Sequence[Job]) -> Iterator[None]:
+    """Says which runs end while an engine has them; an engine itself is silent, or tells of what is not ours."""
+    over = threading.Event()
+
+    def tell() -> None:
+        left, last = list(jobs), False
+        while left and not last:
+            last = over.wait(LOOK)
+            for job in list(left):
+                # Only what has ended is read, now and then, on storage that many machines share.
+                if (job.folder / DONE).is_file() and (ending := job.ending()) is not None:
+                    left.remove(job)
+                    print(f"[{len(jobs) - len(left)}/{len(jobs)}] {job.folder}: {ending.status}", flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True, name="endings")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
@@ -79,6 +124,12 @@ def _launch(jobs: Sequence[Job], overrides: Sequence[str]) -> list[str]:
 
     This is what Hydra 1.3 does in a multirun, but for exactly these runs instead of all that lists of values stand for.
     """
+    name = next((word.partition("=")[2] for word in overrides if word.startswith("hydra/launcher=")), "basic")
+    below = os.path.commonpath([job.folder for job in jobs])
+    print(
+        f"handed to the launcher {name}: {plural(len(jobs), 'run')}; what each does is in its {LOG}, below {below}",
+        flush=True,
+    )
     tasks = [[word for word in job.arguments if not word.startswith("hydra.")] for job in jobs]
     search = [word for word in jobs[0].arguments if word.startswith("hydra.")]
     with hydra.initialize_config_module("hgenv.configs", job_name="hgenv", version_base="1.3"):
@@ -116,7 +167,8 @@ def _make(folder: str, composed: DictConfig) -> str:
         job.process.wait()
         job.process.let_go()
     words = job.last_words()
-    print(words.splitlines()[-1] if words else job.folder, flush=True)
+    if code == lease.TAKEN:
+        return _TAKEN
     ended = f"\nended by signal {-code}; the same command goes on from the last checkpoint" if code < 0 else ""
     return words + ended if code else ""
 

@@ -22,17 +22,18 @@ _CURES = {
 }
 
 
-def write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
+def write(path: Path, content: str | bytes | Iterable[bytes], mark: str = "part") -> None:
     """Write a file that is there either as it was or completely, also after a loss of power.
 
     Args:
         path: The file.
         content: All of it, or its parts in order.
+        mark: How the name ends while it is written; one's own where several processes may write the file at a time.
 
     Raises:
         OSError: The system refuses; the file is as it was.
     """
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{mark}")
     parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
     try:
         with temporary.open("wb") as file:
@@ -51,6 +52,11 @@ def said(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     cure = _CURES.get(error.errno or 0)
     return f"{where}the system says: {error.strerror or error}" + (f"; {cure}" if cure else "")
+
+
+def within(folder: Path, words: str) -> str:
+    """What was said about a folder, for behind its name: without saying it again."""
+    return words.replace(f"{folder}/", "").replace(f"{folder}: ", "")
 
 
 class Appended:

@@ -8,21 +8,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.progress import TaskID
 
-from . import files, records
-from .config import RunError, Settings
+from . import files, lease, records
+from .config import Interrupted, Settings, ended
 from .display import QUIET_SECONDS, Bars, brief
 from .parent import Child
-from .records import Row
+from .records import RecordError, Row
 
 LOG = "log.txt"  # what a run of ours has printed
 PATIENCE = 30.0  # seconds that a run has to end when it is asked to
+LOOK = 5.0  # seconds between two looks at runs that others have at work
+
+
+class Ending(NamedTuple):
+    """How a run ended, as its folder tells; `fault` is what went wrong, None if nothing did."""
+
+    status: str
+    fault: str | None
 
 
 @dataclass
@@ -53,6 +62,18 @@ class Job:
     def folder(self) -> Path:
         """The run's."""
         return self.settings.folder
+
+    def ending(self) -> Ending | None:
+        """How it ended, whoever made it; None if there is something to do."""
+        try:
+            done = ended(self.folder, self.settings.identity)
+        except RecordError as error:  # of one run: the others are made
+            return Ending("not to be gone on with", str(error))
+        except OSError as error:
+            return Ending("not to be read", files.said(error))
+        if done is None:
+            return None
+        return Ending(done["status"], done["message"] if done["status"] == "failed" else None)
 
     def start(self) -> None:
         """Begin it."""
@@ -108,27 +129,72 @@ class Job:
             return f"error: {files.said(error)}"
 
 
+class Taken:
+    """Runs that other processes have at work: each is named once, and then looked at now and then.
+
+    Args:
+        say: Shows a line.
+
+    Attributes:
+        jobs: The runs.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.jobs: list[Job] = []
+        self._say, self._named, self._looked = say, set[Path](), time.monotonic()
+
+    def has(self, job: Job) -> bool:
+        """Whether another process has the run now; then it is one of these."""
+        if lease.taken(job.folder) is None:
+            return False
+        self.add(job)
+        return True
+
+    def add(self, job: Job) -> None:
+        """Keep a run that another process was found at."""
+        if job.folder not in self._named:
+            self._named.add(job.folder)
+            busy = lease.taken(job.folder)
+            what = f"{job.folder}: another process is at work on this run" if busy is None else busy.what
+            self._say(f"{what}; it is waited for")
+        self.jobs.append(job)
+
+    def free(self) -> list[Job]:
+        """Those that nobody has any longer, every `LOOK` seconds; they are none of these from then on."""
+        if time.monotonic() - self._looked < LOOK:
+            return []
+        self._looked = time.monotonic()
+        for job in self.jobs:
+            job.look()
+        free = [job for job in self.jobs if lease.taken(job.folder) is None]
+        self.jobs = [job for job in self.jobs if job not in free]
+        return free
+
+
 def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
-    """Make all runs, `workers` at a time.
+    """Make all runs, `workers` at a time. Those that other processes have at work are waited for at the end.
 
     Returns:
         What those that failed said, by their folders.
 
     Raises:
-        RunError: It was interrupted.
+        Interrupted: It was stopped from outside.
     """
     for job in jobs:
         job.look()
         job.begun = job.share
-    waiting, active, ended, failed = list(jobs), list[Job](), list[Job](), dict[Path, str]()
+    waiting, active, over, failed = list(jobs), list[Job](), 0, dict[Path, str]()
     quiet = not sys.stdout.isatty()
     said = time.monotonic()
     with Bars(disable=quiet) as bars:
+        taken = Taken(bars.say)
         whole = bars.add(f"0/{len(jobs)} runs done", len(jobs), sum(job.begun for job in jobs))
         try:
-            while waiting or active:
+            while waiting or active or taken.jobs:
                 while waiting and len(active) < workers:
                     job = waiting.pop(0)
+                    if taken.has(job):
+                        continue
                     job.start()
                     job.task = bars.add(_name(job, jobs), 1.0, job.begun)
                     active.append(job)
@@ -139,28 +205,42 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                     assert job.task is not None
                     if job.process.poll() is not None:
                         job.process.let_go()
-                        ended.append(job)
                         active.remove(job)
                         bars.remove_task(job.task)
+                        if job.process.returncode == lease.TAKEN:  # since we looked
+                            taken.add(job)
+                            continue
+                        over += 1
                         words = job.last_words()
                         if job.process.returncode:
                             failed[job.folder] = words
-                        line = f"[{len(ended)}/{len(jobs)}] {words.splitlines()[-1] if words else job.folder}"
-                        bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-                done = len(ended) + sum(job.share for job in (*active, *waiting))
-                bars.update(whole, completed=done, description=f"{len(ended)}/{len(jobs)} runs done")
+                        bars.say(f"[{over}/{len(jobs)}] {words.splitlines()[-1] if words else job.folder}")
+                for job in taken.free():
+                    ending = job.ending()
+                    if ending is None:  # its process has stopped, or died
+                        job.begun = job.share
+                        waiting.append(job)
+                        continue
+                    over += 1
+                    if ending.fault is not None:
+                        failed[job.folder] = ending.fault
+                    bars.say(f"[{over}/{len(jobs)}] {job.folder}: {ending.status}, by another process")
+                done = over + sum(job.share for job in (*active, *waiting, *taken.jobs))
+                figures = f"waits for {len(taken.jobs)} of other processes" if taken.jobs and not active else ""
+                bars.update(whole, completed=done, description=f"{over}/{len(jobs)} runs done", figures=figures)
                 if quiet and time.monotonic() - said > QUIET_SECONDS:
                     said = time.monotonic()
                     for task in (whole, *(job.task for job in active)):
                         assert task is not None
                         print(f"  {bars.line(task)}", flush=True)
-        except KeyboardInterrupt:
-            print("interrupted; the runs end their updates and save them. Once more: at once", flush=True)
+        except KeyboardInterrupt as error:
+            if active:
+                print("interrupted; the runs end their updates and save them. Once more: at once", flush=True)
             for job in active:
                 job.stop(signal.SIGINT)
             for job in active:
                 job.wait()
-            raise RunError("interrupted; the same command goes on where it was") from None
+            raise Interrupted("interrupted; the same command goes on where it was", *error.args) from None
         finally:
             for job in active:
                 job.stop(signal.SIGTERM)
@@ -175,8 +255,8 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
 def stops_alike() -> Iterator[None]:
     """A request to end, or a terminal that closes, is as good as an interrupt."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -28,11 +28,18 @@ from .records import RecordError
 LOCK, LEASE = "lock", "lease.json"
 HEARTBEAT = 10.0  # seconds between two touches
 PATIENCE = 90.0  # seconds without one after which a lease has ended
+TAKEN = 75  # exit status of a run that another process has at work; sysexits.h says of it "try again later"
+
+_ENDS = "; this process writes nothing more there"
 
 logger = logging.getLogger(__name__)
 
 
 class LeaseError(RecordError):
+    """This process may not write in a run's folder, or no longer."""
+
+
+class TakenError(LeaseError):
     """Another process works on the run, or has taken it over."""
 
 
@@ -82,7 +89,7 @@ class Lease:
         self.path, self.owner = folder / LEASE, owner
         self._ended = threading.Event()
         self._touched = time.monotonic()
-        self._lost: str | None = None
+        self._lost: LeaseError | None = None
         self._thread = threading.Thread(target=self._touch_now_and_then, daemon=True, name="lease")
         self._thread.start()
 
@@ -95,7 +102,7 @@ class Lease:
         if self._lost is None and time.monotonic() - self._touched > PATIENCE / 2:
             self._touch()  # this process was asleep
         if self._lost is not None:
-            raise LeaseError(f"{self.path.parent}: {self._lost}; this process writes nothing more there")
+            raise self._lost
 
     def end(self) -> None:
         """Give it back."""
@@ -116,7 +123,7 @@ class Lease:
                 os.utime(self.path)
                 self._touched = time.monotonic()
             else:
-                self._lost = f"the run was taken over by {_words(owner)}"
+                self._lost = TakenError(f"{self.path.parent}: the run was taken over by {_words(owner)}{_ENDS}")
         except FileNotFoundError:
             # Deleted by someone who cleans up, not taken over: taking over leaves another lease.
             with suppress(OSError):
@@ -125,7 +132,8 @@ class Lease:
         except (OSError, ValueError) as error:
             # A file system that is away for a while is no reason to stop, until others may have taken over.
             if time.monotonic() - self._touched > PATIENCE:
-                self._lost = f"the lease could not be renewed for {PATIENCE:g} s ({error})"
+                why = f"the lease could not be renewed for {PATIENCE:g} s ({error})"
+                self._lost = LeaseError(f"{self.path.parent}: {why}{_ENDS}")
 
 
 @contextmanager
@@ -133,7 +141,7 @@ def owned(folder: Path) -> Iterator[Lease]:
     """Keep others out of a run's folder, for as long as this process lives and is inside.
 
     Raises:
-        LeaseError: Another process is at work there.
+        TakenError: Another process is at work there.
         OSError: The folder cannot be written to.
     """
     # Not a file that is ever replaced, and open for writing, which NFS asks of a lock.
@@ -144,6 +152,19 @@ def owned(folder: Path) -> Iterator[Lease]:
             yield lease
         finally:
             lease.end()
+
+
+def taken(folder: Path) -> TakenError | None:
+    """What would keep this process out of a run, as far as the lease there tells; None if nothing is known of.
+
+    Nothing is taken, and nobody is kept out by it. A run that has this very moment begun may not have its lease yet.
+    """
+    path = folder / LEASE
+    try:
+        other = _read(path)
+        return _busy(folder, other) if _stands(path, other, trusted=False) else None
+    except OSError:  # there is none; or the system refuses, as it will when the run is to begin
+        return None
 
 
 def read(path: Path) -> Owner:
@@ -171,9 +192,9 @@ def _lock(descriptor: int, folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            with suppress(OSError, ValueError):
-                raise LeaseError(_busy(folder, _words(read(folder / LEASE)))) from None
-            raise LeaseError(_busy(folder, "another process")) from None
+            with suppress(OSError):
+                raise _busy(folder, _read(folder / LEASE)) from None
+            raise _busy(folder, None) from None
         logger.warning("%s: this file system has no locks (%s); a lease file serves", folder, error.strerror)
         return False
     return True
@@ -192,17 +213,28 @@ def _acquire(folder: Path, *, trusted: bool) -> Owner:
             _create(path, me)
             return me
         try:
-            other: Owner | None = read(path)
+            other = _read(path)
         except FileNotFoundError:
             continue
-        except ValueError:
-            other = None  # half written, or damaged: by its age alone
-        here = other is not None and other.is_here
-        if (other.lives and not trusted) if other is not None and here else _age(path) < PATIENCE:
-            cure = "" if here else f"; if that machine is lost, wait {PATIENCE:g} s"
-            raise LeaseError(_busy(folder, "another process" if other is None else _words(other)) + cure)
+        if _stands(path, other, trusted=trusted):
+            raise _busy(folder, other)
         _take_away(path, other)
-    raise LeaseError(_busy(folder, "another process"))
+    raise _busy(folder, None)
+
+
+def _read(path: Path) -> Owner | None:
+    """Whose lease it is; None if it is half written, or damaged."""
+    try:
+        return read(path)
+    except ValueError:
+        return None
+
+
+def _stands(path: Path, other: Owner | None, *, trusted: bool) -> bool:
+    """Whether a lease keeps others out: by its process where that is known, else by its age."""
+    if other is not None and other.is_here:
+        return other.lives and not trusted
+    return _age(path) < PATIENCE
 
 
 def _take_away(path: Path, other: Owner | None) -> None:
@@ -218,14 +250,9 @@ def _take_away(path: Path, other: Owner | None) -> None:
             guard.unlink(missing_ok=True)
         return
     try:
-        try:
-            now: Owner | None = read(path)
-        except FileNotFoundError:
-            return
-        except ValueError:
-            now = None
-        if now == other:
-            path.unlink()
+        with suppress(FileNotFoundError):
+            if _read(path) == other:
+                path.unlink()
     finally:
         guard.unlink(missing_ok=True)
 
@@ -261,12 +288,13 @@ def _age(path: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _busy(folder: Path, who: str) -> str:
-    return f"{folder}: {who} is at work on this run; wait for it, or stop it"
+def _busy(folder: Path, owner: Owner | None) -> TakenError:
+    lost = "" if owner is None or owner.is_here else f"; if that machine is lost, wait {PATIENCE:g} s"
+    return TakenError(f"{folder}: {_words(owner)} is at work on this run", f"wait for it, or stop it{lost}")
 
 
-def _words(owner: Owner) -> str:
-    return f"process {owner.process} on {owner.host}"
+def _words(owner: Owner | None) -> str:
+    return "another process" if owner is None else f"process {owner.process} on {owner.host}"
 
 
 def _machine() -> str:

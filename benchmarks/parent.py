@@ -15,6 +15,8 @@ from typing import IO
 
 VARIABLE = "HGENV_PARENT"  # number of the file at which a child waits
 
+_is_child = threading.Event()
+
 
 class Child(subprocess.Popen[bytes]):
     """A program that is asked to stop when this one is gone; it has to call `end_with_it`.
@@ -49,7 +51,13 @@ def end_with_it() -> None:
     """Have this process asked to stop (SIGTERM) when the one that started it is gone; without one, nothing."""
     number = os.environ.pop(VARIABLE, "")  # what this process starts does not wait there
     if number.isdecimal():
+        _is_child.set()
         threading.Thread(target=_wait, args=(int(number),), daemon=True, name="parent").start()
+
+
+def is_child() -> bool:
+    """Whether another of our programs has started this one, and says what becomes of it."""
+    return _is_child.is_set()
 
 
 def _wait(descriptor: int) -> None:

@@ -55,7 +55,16 @@ Row = dict[str, Any]
 
 
 class RecordError(RuntimeError):
-    """A run's folder that is damaged, or that belongs to another run. The message names the file and the cure."""
+    """A run's folder that is damaged, or that belongs to another run. The message names the file and the cure.
+
+    Args:
+        what: The file, and what is wrong.
+        cure: What helps.
+    """
+
+    def __init__(self, what: str, cure: str = "") -> None:
+        super().__init__(f"{what}; {cure}" if cure else what)
+        self.what = what  # alone, for where there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,8 @@ def fault(error: Exception) -> str:
     """What is wrong with something that was read, by what was raised over it."""
     if isinstance(error, KeyError):
         return f"there is no {error}"
+    if isinstance(error, json.JSONDecodeError):  # it would count lines, too, and our messages do
+        return f"it is no JSON from character {error.pos + 1} on ({error.msg})"
     return str(error) if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
 
 

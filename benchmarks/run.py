@@ -5,7 +5,8 @@
 The run's folder is its identity: `<root>/<study>/<environment>/<optimizer>/seed=<n>`. A finished run is skipped. A
 killed one goes on from its checkpoint and ends with the same rows, clocks apart, as an unbroken one. So does a finished
 one that is asked for with a larger budget of the same unit. An interrupt (Ctrl-C, SIGTERM, SIGHUP) ends the update and
-saves everything; a second one ends the run at once, and it goes on from its last checkpoint.
+saves everything; a second one ends the run at once, and it goes on from its last checkpoint. The exit status is
+then 128 and the signal's number, as a shell has it; 1 is a failure.
 
 What counts against the budget is what happens inside `Optimizer.update`; everything here is off the clock.
 """
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import torch
@@ -44,9 +45,9 @@ from hgenv.problem import RenderError, Status
 
 from . import checkpoint, config, files, lease, parent, pictures, provenance, records
 from .board import Board
-from .config import USER_ERRORS, RunError, Settings, make_environment, make_optimizer
+from .config import USER_ERRORS, Interrupted, RunError, Settings, make_environment, make_optimizer
 from .display import Display
-from .lease import Lease
+from .lease import Lease, TakenError
 from .records import CONFIG, DONE, ROWS, RecordError, Row
 
 COLLECTED = 500  # updates between two looks for what is in nobody's hands
@@ -54,10 +55,6 @@ FAILURES = 3  # failed steps in a row that end a run
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
-
-
-class Interrupted(RunError):
-    """A run that was stopped from outside."""
 
 
 def run(settings: Settings, command: str | None = None) -> Path:
@@ -71,9 +68,11 @@ def run(settings: Settings, command: str | None = None) -> Path:
         Its folder.
 
     Raises:
-        RunError: It cannot be made so, was interrupted, or failed; or the system refuses what the run needs. Then what
-            is written stays, and the same command goes on.
-        RecordError: Its folder belongs to another configuration, is damaged or in use. Nothing in it has changed.
+        RunError: It cannot be made so, or failed; or the system refuses what the run needs. Then what is written stays,
+            and the same command goes on.
+        Interrupted: It was stopped from outside, and has saved everything.
+        RecordError: Its folder belongs to another configuration, is damaged or in use (TakenError). Nothing in it has
+            changed.
     """
     folder = settings.folder
     try:
@@ -82,6 +81,8 @@ def run(settings: Settings, command: str | None = None) -> Path:
             torch.set_num_threads(settings.where["threads"])
             if torch.cuda.is_available() and settings.where["device"] != "cpu":
                 _make_gpu_repeatable()
+            if (busy := lease.taken(folder)) is not None:
+                raise busy  # before the time for data is spent
             print(f"{folder}: makes the environment and its data", flush=True)
             # Whatever cannot be made fails here, before anything is written.
             job = _Run(settings, command)
@@ -158,7 +159,7 @@ class _Run:
                 self._claim()
                 if kept is not None:
                     files.write(self._rows, (records.line(row).encode() for row in self._rows_until(kept["rows"])))
-                    print(f"{self.folder}: resumes after update {self._last['update']}", flush=True)
+                    print(f"{self.folder}: resumes after {self._saved}", flush=True)
                 else:
                     self._rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
                 self.file = stack.enter_context(files.appended(self._rows))
@@ -171,18 +172,18 @@ class _Run:
             if kept is None:
                 self._write({"update": 0} | self._opening(info["loss"]) | self._row())
                 self._save()
-            saved = time.monotonic()
+            saved, stopped = time.monotonic(), bool(stop)
             while (ended := self._ended()) is None:
-                if stop:
-                    raise Interrupted(
-                        f"{self.folder}: interrupted; the same command resumes it after update {self._last['update']}"
-                    )
+                if stopped:  # since before it was saved last
+                    words = f"{self.folder}: interrupted after {self._saved}; the same command goes on from there"
+                    raise Interrupted(words, stop[0])
                 self._update()
                 self._write(self._row())
                 if self.progress.count % COLLECTED == 0:
                     gc.collect()  # nevergrad's candidates are cycles, and Python comes to them late
                 display.show(self._last)
-                if stop or time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                stopped = bool(stop)
+                if stopped or time.monotonic() - saved >= self.settings.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
             with self.env.ledger.phase("log"):
@@ -199,17 +200,18 @@ class _Run:
         written = sum(1 for _ in records.lines_of(self._rows, ended=False)) if self._rows.is_file() else 0
 
         def fits(kept: dict[str, Any], rows: int) -> None:
-            where = f"{self.folder}, checkpoint-{rows}.ckpt"
+            where = self.folder / f"checkpoint-{rows}.ckpt"
+            cure = "restore the file, or delete the run's folder"
             if not {"run", "rows", "env", "optimizer", "platforms"} <= kept.keys() or kept["rows"] != rows:
-                raise RecordError(f"{where}: is no checkpoint of a run; restore the file, or delete the run's folder")
+                raise RecordError(f"{where}: is no checkpoint of a run", cure)
             mine, theirs = self.settings.identity, kept["run"] if isinstance(kept["run"], dict) else {}
             apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
             if apart:
-                raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)}); put the right file there")
+                raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)})", "put the right file there")
             if written < rows:
                 raise RecordError(
-                    f"{self._rows}: holds {records.plural(written, 'row')}, but the checkpoint was made after {rows}; "
-                    "restore the file, or delete the run's folder"
+                    f"{self._rows}: holds {records.plural(written, 'row')}, but {where.name} was made after {rows}",
+                    cure,
                 )
 
         kept = checkpoint.load(self.folder, self.env.device, fits)
@@ -236,7 +238,7 @@ class _Run:
             self.platforms = {str(key): dict(facts) for key, facts in kept["platforms"].items()} | self.platforms
         except Exception as error:  # optimizers come from many hands
             raise RecordError(
-                f"{self.folder}, checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
+                f"{self.folder}/checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
                 f"({type(error).__name__}: {error}); restore the file, or delete the run's folder"
             ) from error
         self.env.ledger.note("resumed")
@@ -302,6 +304,13 @@ class _Run:
     def _last(self) -> Row:
         assert self.progress.last is not None
         return self.progress.last
+
+    @property
+    def _saved(self) -> str:
+        """What the last checkpoint stands for, in words; called where it stands for all rows."""
+        count = self.progress.count
+        rows = records.plural(count, "row")
+        return f"update {self._last['update']} (checkpoint-{count}.ckpt: {rows}, update 0 is the first)"
 
     def _update(self) -> None:
         before = self.env.update
@@ -442,7 +451,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, _: object) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -469,15 +478,23 @@ def _main(composed: DictConfig) -> None:
     gc.freeze()  # what is imported by now stays: later collections look at what came since, and are cheap
     try:
         run(config.settings(composed), _command())
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; the same command resumes the run from its last checkpoint")
+    except KeyboardInterrupt as error:
+        _end(Interrupted("interrupted at once; the same command resumes the run from its last checkpoint", *error.args))
     except Interrupted as error:
-        sys.exit(f"error: {error}")
+        _end(error)
     except USER_ERRORS as error:
-        if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            sys.exit(f"error: {error}")
-        # The other runs of a sweep go on; Hydra tells at the end.
-        raise CompactHydraException(f"error: {error}") from None
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            # The other runs of a sweep go on; Hydra tells at the end.
+            raise CompactHydraException(f"error: {error}") from None
+        taken = isinstance(error, TakenError)
+        if not (taken and parent.is_child()):  # which would write into the log of who has the run
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(lease.TAKEN if taken else 1)
+
+
+def _end(interrupted: Interrupted) -> NoReturn:
+    print(interrupted, file=sys.stderr, flush=True)
+    sys.exit(interrupted.status)
 
 
 def _command() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,10 +75,10 @@ def collect(folders: Iterable[Path]) -> Collection:
                 is_study = (place / studies.RUNS).is_file()
                 runs = studies.read(place) if is_study else [studies.from_record(records.opened(place))]
             except (RecordError, OSError) as error:
-                found.excluded[place] = str(error)
+                found.excluded[place] = files.within(place, str(error))
                 continue
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                found.excluded[place] = f"{place}: damaged, not the record of a run ({error!r}); make it again"
+                found.excluded[place] = f"damaged, not the record of a run ({error!r}); make it again"
                 continue
             for run in runs:
                 other = known.setdefault((run.study, *run.key), run)
@@ -250,11 +251,12 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "commands": _commands(end.command for end in ends if end.command),
     }
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    mark = f"part-{os.getpid()}"  # two comparisons of one study end at the same time
     for figure in pictures:
         for old in (out / FIGURES).glob(f"{Path(figure.name).stem}.*"):
             if old.name != figure.name:
-                old.unlink()  # of another format
-        (out / FIGURES / figure.name).write_bytes(figure.data)
+                old.unlink(missing_ok=True)  # of another format
+        files.write(out / FIGURES / figure.name, figure.data, mark)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     for name in ("report.md", "report.html") if html else ("report.md",):
         page = name.endswith("html")
@@ -262,7 +264,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
             loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=page,
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=None if page else escaped,
         )  # fmt: skip
-        files.write(out / name, templates.get_template(name).render(context))
+        files.write(out / name, templates.get_template(name).render(context), mark)
     lines = []
     for part in sections:
         lines.append(escaped(f"{part.label}: {part.data}") + (" (STAND-IN, no real photos)" if part.standin else ""))

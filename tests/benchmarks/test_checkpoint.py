@@ -96,6 +96,23 @@ def test_whatever_happens_to_the_newest_the_one_before_serves(
         checkpoint.load(folder, torch.device("cpu"), whatever)
 
 
+def test_all_that_are_damaged_are_named_in_plain_words(tmp_path: Path) -> None:
+    for rows in (1, 2):
+        checkpoint.save(tmp_path, {"rows": rows}, rows)
+    sizes = {}
+    for path, kept in zip(checkpoint.find(tmp_path), (-9, 40), strict=True):
+        sizes[path] = path.stat().st_size
+        path.write_bytes(path.read_bytes()[:kept])
+    newest, before = sizes
+    with pytest.raises(RecordError) as caught:
+        checkpoint.load(tmp_path, torch.device("cpu"), whatever)
+    assert str(caught.value) == (
+        f"{newest}: damaged, {sizes[newest] - 9} bytes long instead of {sizes[newest]}; "
+        f"{before}: damaged, it does not begin as a checkpoint does; "
+        "restore one of these files, or delete the run's folder"
+    )
+
+
 class Evil:
     """Leaves a mark where it is unpickled."""
 

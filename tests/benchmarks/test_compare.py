@@ -1,4 +1,10 @@
-from hgenv.benchmarks import checkpoint, compare
+import os
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from hgenv.benchmarks import checkpoint, compare, engines, launch, lease
 from hgenv.benchmarks.run import run
 
 from .tools import quadratic
@@ -28,7 +34,49 @@ def test_arguments_that_make_no_sense_are_named(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
+@pytest.fixture
+def named(monkeypatch):
+    """Is set when a run was found to be at work in another process."""
+    event, add = threading.Event(), launch.Taken.add
+
+    def noticed(self, job):
+        add(self, job)
+        event.set()
+
+    monkeypatch.setattr(launch.Taken, "add", noticed)
+    for module in (launch, engines):
+        monkeypatch.setattr(module, "LOOK", 0.1)
+    return event
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=cores"]])
+def test_a_run_that_another_process_has_at_work_is_waited_for(tmp_path, capsys, named, launcher):
+    folder = run(quadratic(tmp_path, updates=5))
+    done = (folder / "DONE.json").read_bytes()
+    (folder / "DONE.json").unlink()
+
+    def owner():
+        with lease.owned(folder):
+            owns.set()
+            named.wait(60)
+            (folder / "DONE.json").write_bytes(done)
+
+    owns, thread = threading.Event(), threading.Thread(target=owner)
+    thread.start()
+    owns.wait()
+    arguments = [f"root={tmp_path}", "env=quadratic", "optimizer=fixed", "budget={amount: 5, unit: updates}"]
+    assert compare.main([*arguments, *launcher]) == 0
+    thread.join()
+    said = capsys.readouterr()
+    assert f"{folder}: process {os.getpid()} on " in said.out
+    assert "is at work on this run; it is waited for\n" in said.out
+    assert launcher or f"[1/1] {folder}: finished, by another process\n" in said.out
+    assert (tmp_path / "default" / "report.html").is_file()
+    assert not said.err
+    assert not (folder / "log.txt").exists()
+
+
+def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys, named, monkeypatch):
     arguments = [
         f"root={tmp_path}", "env=quadratic", "optimizer=fixed,basic_random_search", "seed=0",
         "budget={amount: 5, unit: updates}", "workers=2",
@@ -47,6 +95,20 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys):
     for path in checkpoint.find(broken):
         path.unlink()
     (broken / "rows.jsonl").unlink()
-    assert compare.main(arguments) == 0
-    out = capsys.readouterr().out
-    assert out.count("nothing to do") == 1
+    # Another process has taken the run since it was looked at, and is gone before it has ended it.
+    capsys.readouterr()
+    (broken / "log.txt").unlink()
+    taken = lease.taken
+    monkeypatch.setattr(lease, "taken", lambda folder: taken(folder) if (broken / "log.txt").exists() else None)
+    with ExitStack() as stack:
+        stack.enter_context(lease.owned(broken))
+        thread = threading.Thread(target=lambda: (named.wait(60), stack.close()))
+        thread.start()
+        assert compare.main(arguments) == 0
+        thread.join()
+    said = capsys.readouterr()
+    assert said.out.count("nothing to do") == 1
+    assert said.out.count(f"process {os.getpid()} on ") == 1
+    assert "[1/1] " in said.out
+    assert not said.err
+    assert "at work" not in (broken / "log.txt").read_text()

@@ -37,7 +37,11 @@ def test_a_comparison_over_an_engine(package, launcher, tmp_path, monkeypatch, c
     said = capfd.readouterr()
     assert "runs/default/q0/fixed/seed=0 failed" in said.err
     assert "batch_size and max_updates must each be at least 1" in said.err
+    name = launcher[0].partition("=")[2]
+    assert f"handed to the launcher {name}: 2 runs; what each does is in its log.txt, below runs/default\n" in said.out
+    assert "[1/2] runs/default/q8/fixed/seed=0: finished\n" in said.out
     assert "q8: quadratic validation" in said.out
+    assert not list(tmp_path.glob("runs/default/.*")), "an engine's own files are in no study"
     made = tmp_path / "runs" / "default" / "q8" / "fixed" / "seed=0"
     assert len(records.read(made).rows) == 4
     assert "launcher" not in records.read_done(made)["command"]

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hgenv.benchmarks import lease
-from hgenv.benchmarks.lease import LEASE, LeaseError, Owner, owned
+from hgenv.benchmarks.lease import LEASE, LeaseError, Owner, TakenError, owned
 
 
 @pytest.fixture
@@ -37,9 +38,14 @@ ELSEWHERE = {"host": "node7", "machine": "node7 since yesterday", "process": 41,
 
 
 def test_a_lease_is_there_while_it_is_held_and_no_longer(tmp_path: Path) -> None:
+    assert lease.taken(tmp_path) is None
     with owned(tmp_path) as mine:
         assert lease.read(tmp_path / LEASE) == mine.owner
         mine.check()
+        busy = lease.taken(tmp_path)
+        assert busy is not None
+        assert busy.what == f"{tmp_path}: process {os.getpid()} on {mine.owner.host} is at work on this run"
+    assert lease.taken(tmp_path) is None
     assert not (tmp_path / LEASE).exists()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -48,13 +54,15 @@ def test_a_lease_is_there_while_it_is_held_and_no_longer(tmp_path: Path) -> None
 def test_another_machine_keeps_us_out_while_it_gives_signs_of_life(tmp_path: Path, age: float) -> None:
     write(tmp_path, age, **ELSEWHERE)
     words = r"process 41 on node7 is at work.*if that machine is lost, wait 90 s"
-    with pytest.raises(LeaseError, match=words), owned(tmp_path):
+    with pytest.raises(TakenError, match=words), owned(tmp_path):
         pass
+    assert re.search(words, str(lease.taken(tmp_path)))
     assert lease.read(tmp_path / LEASE).host == "node7"
 
 
 def test_a_machine_that_is_lost_does_not_for_long(tmp_path: Path) -> None:
     write(tmp_path, lease.PATIENCE + 30, **ELSEWHERE)
+    assert lease.taken(tmp_path) is None
     with owned(tmp_path) as mine:
         assert lease.read(tmp_path / LEASE) == mine.owner
 
@@ -63,6 +71,7 @@ def test_a_process_that_was_killed_here_keeps_nobody_out(tmp_path: Path) -> None
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         pass
     write(tmp_path, process=process.pid, started="1")
+    assert lease.taken(tmp_path) is None
     with owned(tmp_path) as mine:
         assert lease.read(tmp_path / LEASE) == mine.owner
 
@@ -72,7 +81,9 @@ def test_a_lease_that_cannot_be_read_counts_by_its_age(tmp_path: Path, content: 
     (tmp_path / LEASE).write_text(content)
     with pytest.raises(LeaseError, match="another process is at work"), owned(tmp_path):
         pass
+    assert lease.taken(tmp_path) is not None
     os.utime(tmp_path / LEASE, (1, 1))
+    assert lease.taken(tmp_path) is None
     with owned(tmp_path) as mine:
         assert lease.read(tmp_path / LEASE) == mine.owner
 
@@ -82,7 +93,7 @@ def test_who_was_taken_over_writes_no_more(tmp_path: Path, monkeypatch: pytest.M
     with owned(tmp_path) as mine:
         write(tmp_path, **ELSEWHERE)
         time.sleep(1)
-        with pytest.raises(LeaseError, match="taken over by process 41 on node7; this process writes nothing more"):
+        with pytest.raises(TakenError, match="taken over by process 41 on node7; this process writes nothing more"):
             mine.check()
     assert lease.read(tmp_path / LEASE).host == "node7"  # whose it is now
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hgenv import BudgetError
 from hgenv.benchmarks import checkpoint, lease, records
-from hgenv.benchmarks.config import RunError, compose
+from hgenv.benchmarks.config import Interrupted, RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.run import run
@@ -128,11 +128,14 @@ def test_an_interrupted_run_makes_a_checkpoint_and_says_how_to_go_on(tmp_path):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(RunError, match="the same command resumes it"):
+    with pytest.raises(Interrupted) as caught:
         run(settings)
     thread.join()
     written = len(records.read(rows.parent).rows)
     assert written < 151
+    saved = f"interrupted after update {written - 1} (checkpoint-{written}.ckpt: {written} rows, update 0 is the first)"
+    assert f"{saved}; the same command goes on from there" in str(caught.value)
+    assert caught.value.status == 130
     assert checkpoint.read(checkpoint.find(rows.parent)[0])["rows"] == written
     folder = run(settings)
     unbroken = run(quadratic(tmp_path / "unbroken", "optimizer=basic_random_search", updates=150))
@@ -183,6 +186,7 @@ def test_what_is_damaged_since_the_checkpoint_before_is_made_again(tmp_path, nam
     run(quadratic(tmp_path / "damaged", "optimizer=evolution", updates=9))
     assert f"goes on from {before.name}" in caplog.text
     assert path.name in caplog.text
+    assert "delete" not in caplog.text, "there is nothing to do"
     whole = run(quadratic(tmp_path / "whole", "optimizer=evolution", updates=9))
     assert without_clocks(first) == without_clocks(whole)
 

@@ -357,6 +357,11 @@ def test_no_odd_row_ends_a_report(tmp_path_factory: pytest.TempPathFactory, data
         assert len(run_of.start) == 4
 
 
+def test_a_line_that_is_cut_has_one_number() -> None:
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 1 is damaged: it is no JSON from character 12 on \("):
+        list(records.parse_rows([b'{"update": '], Path("rows.jsonl")))
+
+
 def test_labels_and_messages_are_never_markup(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>|`x`](http://evil)"
     folder = strange(tmp_path, lambda config: config["optimizer"].update(label=name))
@@ -378,7 +383,7 @@ def test_results_of_a_bad_run_are_counted(tmp_path: Path, capsys: pytest.Capture
     bad = make_run(tmp_path, "bad", 0, [40.0, 20.0])
     (bad / "rows.jsonl").write_bytes(b"\x80 garbage \xff\n" * 3)
     assert report([str(tmp_path)]) == 1
-    assert "EXCLUDED" in capsys.readouterr().out
+    assert f"EXCLUDED {bad}: rows.jsonl: line 1 is damaged" in capsys.readouterr().out
     text = (tmp_path / "report.md").read_text()
     assert "## Excluded: 1" in text
     assert "rows.jsonl: line 1 is damaged" in text
