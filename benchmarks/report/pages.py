@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,6 +16,7 @@ from .. import files, records, studies
 from ..records import RecordError
 from ..studies import DATA, Run
 from . import figures, tables
+from .commands import again
 from .figures import Figure, Group
 from .markdown import block, escaped
 from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
@@ -247,7 +247,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "versions": _distinct(end.versions for end in ends),
         "commits": sorted({end.commit or "unknown (no checkout)" for end in ends}),
         "block": block,
-        "commands": _commands(end.command for end in ends if end.command),
+        "commands": again(end.command for end in ends if end.command),
     }
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     for figure in pictures:
@@ -322,18 +322,6 @@ def _standin(runs: Sequence[Run]) -> bool:
 
 def _title(runs: Sequence[Run]) -> str:
     return runs[0].environment + (" (STAND-IN)" if _standin(runs) else "")
-
-
-def _commands(commands: Iterable[str]) -> list[str]:
-    """Commands in order, those that differ by nothing but the seed in one line."""
-    seeds: dict[str, list[int]] = {}
-    for command in sorted(set(commands)):
-        found = re.search(r"(?<= seed=)\d+(?= |$)", command)
-        if found:
-            seeds.setdefault(command[: found.start()] + "{}" + command[found.end() :], []).append(int(found[0]))
-        else:
-            seeds.setdefault(command, [])
-    return [line.replace("{}", ",".join(map(str, sorted(own))), 1) if own else line for line, own in seeds.items()]
 
 
 def _distinct(parts: Iterable[Mapping[str, Any]]) -> dict[str, str]:

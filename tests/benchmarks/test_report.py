@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from PIL import Image
 from scipy.stats import t as student
 
 from hgenv.benchmarks import pictures, records
+from hgenv.benchmarks.compare import expand
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report import collect, figures, keep, tables
 from hgenv.benchmarks.report.__main__ import main
+from hgenv.benchmarks.report.commands import again
 from hgenv.benchmarks.report.pages import section
 from hgenv.benchmarks.report.style import OTHERS, STYLES, ordered, styles
 from hgenv.benchmarks.run import run
@@ -539,3 +542,26 @@ def test_records_say_which_line_is_damaged(tmp_path):
     (folder / "rows.jsonl").write_text("\n".join([lines[0], lines[2]]) + "\n")
     with pytest.raises(RecordError, match=r"rows.jsonl: line 2 is damaged: it is update 2, not 1"):
         records.read(folder)
+
+
+def test_the_commands_of_runs_become_as_few_comparisons_as_make_the_same_runs():
+    commands = [
+        f"hgenv run experiment=quick optimizer={optimizer} 'optimizer.initial=[0.1, 2]' seed={seed}"
+        for optimizer in ("fixed", "evolution")
+        for seed in (9, 10)
+    ]
+    # Another order of the settings is the same command.
+    commands[1] = "hgenv run seed=10 experiment=quick 'optimizer.initial=[0.1, 2]' optimizer=fixed"
+    all_of_them = "hgenv compare experiment=quick optimizer=fixed,evolution 'optimizer.initial=[0.1, 2]' seed=9,10"
+    assert again(commands) == [all_of_them]
+    made = [{word.removeprefix("++") for word in words} for words in expand(shlex.split(all_of_them)[2:])]
+    assert sorted(map(sorted, made)) == sorted(sorted(shlex.split(command)[2:]) for command in commands)
+    # What was not made is in no line.
+    assert again(commands[:3]) == [
+        "hgenv compare experiment=quick optimizer=fixed 'optimizer.initial=[0.1, 2]' seed=9,10",
+        "hgenv compare experiment=quick optimizer=evolution 'optimizer.initial=[0.1, 2]' seed=9",
+    ]
+    others = ["my own script", "hgenv run 'seed=", "python -m benchmarks.board seed=1"]
+    assert again(["python -m benchmarks.run --config-dir conf ~env.x seed=1", *others]) == [
+        "python -m benchmarks.compare --config-dir conf '~env.x' seed=1", *others,
+    ]  # fmt: skip
