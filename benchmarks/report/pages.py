@@ -190,8 +190,10 @@ def drawn(
     )
     curves = (
         "Validation (above) and test (below) against computation time, each moment a mean over the last "
-        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range; to where the shortest of "
-        f"them ends. The vertical axes fit the last three quarters of the time. {where}."
+        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range. A line ends with the "
+        "last update within the budget, of the seed that has it first; where updates are long, that is well before the "
+        "budget's end. The vertical axes show where every seed ends, and where half of the lines are in the second "
+        f"half of their time. What is worse, such as the first values, is cut off. {where}."
     )
     made = [figures.line_art(figures.curves(groups, _title), "curves", curves)]
     notes: list[str] = []

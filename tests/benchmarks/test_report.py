@@ -222,6 +222,8 @@ def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path, monkeypatch)
     (band,) = figure.axes[1].collections
     lowest, highest = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (lowest, highest) == (0, 40)
+    low, high = figure.axes[1].get_ylim()
+    assert low < 0 < 20 < high  # where both seeds end
 
 
 def test_a_curve_is_a_mean_over_the_last_moments(tmp_path):
@@ -233,6 +235,26 @@ def test_a_curve_is_a_mean_over_the_last_moments(tmp_path):
     expected = [40 - 10 * k / figures.WINDOW for k in range(1, figures.WINDOW)]
     np.testing.assert_allclose(mean[after][: figures.WINDOW - 1], expected)
     np.testing.assert_allclose(mean[after][figures.WINDOW - 1 :], 30)
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_a_method_that_is_slow_to_begin_does_not_decide_the_axis(tmp_path, direction):
+    sign = 1 if direction == "min" else -1
+    slow, ends = [100.0] * 8 + [25.0, 25.0], {"slow": 25.0, "quick": 21.0, "other": 23.0}
+    for name, errors in (("slow", slow), ("quick", [100.0, 30.0] + [21.0] * 8), ("other", [100.0] + [23.0] * 9)):
+        folder = make_run(tmp_path, name, 0, [sign * error for error in errors], amount=20)
+        change_rows(folder, lambda rows: rows[0].update(metrics=[rows[0]["metrics"][0] | {"direction": direction}]))
+    axis = drawn_curves(tmp_path).axes[1]
+    low, high = sorted(sign * end for end in axis.get_ylim())
+    assert axis.get_ylim()[0] < axis.get_ylim()[1]
+    assert 20 < low < min(ends.values())
+    assert max(ends.values()) < high < 27
+
+
+def test_a_line_that_never_changes_has_an_axis_too(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [0.0, 0.0])
+    low, high = drawn_curves(tmp_path).axes[1].get_ylim()
+    assert low < 0 < high
 
 
 def test_gpu_time_has_panels_where_a_gpu_ran(tmp_path):
