@@ -271,6 +271,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         lines.append(escaped(part.verdict))
         lines += [table.markdown() for table in (part.main, part.unfinished) if table is not None]
         lines.append("")
+    lines += [] if sections else ["no run could be read"]
     lines += [escaped(f"EXCLUDED {folder}: {reason}") for folder, reason in found.excluded.items()]
     return "\n".join(lines)
 

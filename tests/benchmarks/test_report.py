@@ -362,6 +362,19 @@ def test_damaged_runs_are_excluded_by_name(tmp_path, damage, capsys):
     assert cells(text, "hybrid")[1] == "1"
 
 
+def test_where_no_run_can_be_read_the_report_says_that_and_why(tmp_path, capsys):
+    folder = make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    (folder / "config.yaml").write_text("{")
+    assert main([str(tmp_path)]) == 1
+    assert f"no run could be read\nEXCLUDED {folder}: " in capsys.readouterr().out
+    first, second, reason = (tmp_path / "report.md").read_text().strip().split("\n\n")
+    assert (first, second) == ("# Report: no run could be read", "## Excluded: 1")
+    assert str(folder / "config.yaml") in reason
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>Report: no run could be read</title>" in page
+    assert not any(words in page for words in ("Tables above", "Figures", "How these figures"))
+
+
 def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
     make_run(tmp_path, "other", 1, [40.0, 20.0], amount=20.0)
