@@ -70,6 +70,15 @@ def test_the_table_says_what_the_rows_say(tmp_path):
     assert "mean_degrees/pear" not in text
 
 
+def test_no_two_tables_have_one_name_for_two_figures(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    part = section("quadratic", collect([tmp_path]).runs)
+    names = [name for table in (part.main, part.results, part.best) for name in table.header]
+    assert [name for name in names if "validation" in name] == [
+        "validation mean (°)", "validation mean (°) at the last update", "validation mean (°) at that update",
+    ]  # fmt: skip
+
+
 def test_the_last_tenth_is_a_mean_over_updates(tmp_path):
     make_run(tmp_path, "hybrid", 0, [40.0] * 19 + [30.0, 20.0, 1.0], amount=40, overshoot=True)  # ends at 40 s
     main([str(tmp_path)])
@@ -333,6 +342,7 @@ def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
     assert main([str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     unfinished = text[text.index("Unfinished runs") :]
+    assert cells(unfinished, "optimizer")[-2:] == ["validation mean (°) so far", "test mean (°) so far"]
     assert cells(unfinished, "hybrid") == ["hybrid", "1", "2", "40%", "39", "38"]
     assert cells(text, "hybrid")[1] == "1"
 
