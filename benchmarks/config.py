@@ -19,7 +19,7 @@ import gymnasium
 import hydra
 import yaml
 from gymnasium.envs.registration import load_env_creator
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +35,7 @@ from hgenv.samples import SamplesError
 
 from . import defaults, records
 from .defaults import TARGET, Parameter, SettingError
+from .mistakes import explained, no_setting
 from .records import RecordError
 
 IDENTITY = ("env", "optimizer", "budget", "study", "seed")
@@ -43,6 +44,8 @@ WHERE = ("device", "threads", "prober", "picture_updates")
 PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": ("space", "seed")}
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
+# What a setting on the command line can begin with.
+NAMES = (*IDENTITY, *WHERE, *PARTS, "experiment", "root", "checkpoint_seconds")
 
 LARGEST = 100_000  # entries of a YAML file, references counted as often as they occur
 _BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
@@ -135,19 +138,29 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
         config_dir: A folder with more YAML files, as `--config-dir` gives it.
 
     Raises:
-        hydra.errors.HydraException: A name is unknown; the message lists the choices.
-        SettingError: See `complete`.
+        SettingError: A name is unknown; the message lists the choices. And see `complete`.
         BudgetError: There is no such budget.
+    """
+    return settings(composed(overrides, config_dir))
+
+
+def composed(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
+    """What Hydra makes of them: the same, not yet complete.
+
+    Raises:
+        SettingError: A name is unknown, or has several values.
     """
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
         arguments = with_folder(arguments, config_dir)
     try:
         with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
-            composed = hydra.compose("config", arguments)
+            found = hydra.compose("config", arguments)
+    except HydraException as error:
+        raise SettingError(explained(error, NAMES)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError(f"these settings are no YAML that Hydra takes: {_line(error)}") from error
-    return settings(composed)
+    return found
 
 
 def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
@@ -223,10 +236,9 @@ def settings(config: DictConfig) -> Settings:
         if not isinstance(config[name], DictConfig):
             raise SettingError(f"{name} must be one of the files in configs/{name}, not {config[name]!r}")
     given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
-    unknown = [name for name in given if name not in (*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds")]
+    unknown = [name for name in given if name not in NAMES or name == "experiment"]
     if unknown:
-        known = ", ".join((*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds"))
-        raise SettingError(f"there is no setting {unknown[0]!r}; there are {known}")
+        raise SettingError(no_setting(unknown[0], NAMES))
     if not isinstance(given["root"], str) or not given["root"]:
         raise SettingError(f"root must be a folder, not {given['root']!r}")
     optimizer = {**given["optimizer"]}

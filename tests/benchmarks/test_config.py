@@ -147,6 +147,11 @@ def test_a_setting_of_a_part_through_another_keeps_the_choice_of_the_part():
     )  # fmt: skip
 
 
+def test_a_name_that_is_near_is_proposed():
+    with pytest.raises(SettingError, match=r"no setting 'batchsize'; it has .*; did you mean batch_size\?"):
+        compose(["env.batchsize=8"])
+
+
 def test_what_is_a_group_or_has_a_sign_is_left_alone():
     for word in ("env=shapes", "+env.x=1", "++env.x=1", "~env.x", "seed=1", "experiment=quick", "root=env.x"):
         assert config.override(word) == word
