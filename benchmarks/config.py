@@ -148,7 +148,7 @@ def composed(overrides: Sequence[str], config_dir: str | Path | None = None) -> 
     """What Hydra makes of them: the same, not yet complete.
 
     Raises:
-        SettingError: A name is unknown, or has several values.
+        SettingError: A name is unknown, has several values, or would change nothing.
     """
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
@@ -160,7 +160,32 @@ def composed(overrides: Sequence[str], config_dir: str | Path | None = None) -> 
         raise SettingError(explained(error, NAMES)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError(f"these settings are no YAML that Hydra takes: {_line(error)}") from error
+    _check_parts(overrides, found)
     return found
+
+
+def _check_parts(overrides: Sequence[str], config: DictConfig) -> None:
+    """Make sure that what is said of a part is said of one that there is.
+
+    Raises:
+        SettingError: The environment has no such part.
+    """
+    asked = [(word, part) for word in overrides for part in PARTS if re.match(rf"\+*{part}[=.]", word)]
+    if not asked or not isinstance(config.get("env"), DictConfig):
+        return
+    raw: Any = OmegaConf.to_container(_with_parts(config))
+
+    def named(part: str, where: Any) -> bool:
+        return re.search(rf"\$\{{[^}}]*\b{part}\b", str(where)) is not None
+
+    used = {part for part in PARTS if named(part, {key: raw[key] for key in raw if key not in PARTS})}
+    used |= {
+        part for part in PARTS if named(part, [raw.get(other) for other in used])
+    }  # renderers ask a network's size
+    for word, part in asked:
+        if part not in used:
+            label = raw["env"].get("label")
+            raise SettingError(f"{word.lstrip('+')} would change nothing: the environment {label} has no {part}")
 
 
 def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
