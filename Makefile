@@ -21,6 +21,7 @@ install: $(INSTALLED)
 # torch comes first, so that nothing else decides its version. Without a GPU, its CPU build saves gigabytes: point pip
 # at it with PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installs hgenv and what its tests need into .venv: 2.5 GB, 2 to 4 minutes in which pip says nothing."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

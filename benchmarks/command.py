@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .defaults import meant
+
 COMMANDS = {
     "run": "one run: hgenv run env=shapes optimizer=hybrid_gradient seed=0 budget=total_2min",
     "compare": "several, and a report: hgenv compare optimizer=hybrid_gradient,fixed seed=0,1 workers=2",
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))  # parts of one's own are found beside one's work, as by python -m
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        known = f"{', '.join(COMMANDS)}{meant(name, COMMANDS)}"
+        print(f"error: there is no command {name!r}; the commands are {known}", file=sys.stderr)
         return 2
     try:
         if name in ("environments", "optimizers"):
@@ -58,10 +61,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each of them is a program of its own, and Hydra reads sys.argv.
     sys.argv = [f"hgenv {name}", *rest]
     try:
+        if name in ("run", "compare") and (fault := _fault(name, rest)):
+            print(f"error: {fault}", file=sys.stderr)
+            return 1
         return int(work() or 0)
     except KeyboardInterrupt as error:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+def _fault(name: str, words: Sequence[str]) -> str:
+    """What is wrong with the words of `run` or `compare`, as far as that can be said in better words than Hydra's."""
+    from hydra.errors import HydraException
+
+    from . import config
+
+    config_dir, overrides, options = None, list[str](), False
+    following = iter(words)
+    for word in following:
+        key, sign, value = word.partition("=")
+        if word.startswith("--") and key[2:].partition(".")[0] in (*config.NAMES, "workers"):
+            cure = f"{key[2:]}={value if sign else next(following, '<value>')}"
+            return f"{key} is a setting, and settings have no dashes: write {cure}"
+        if key in ("--config-dir", "-cd"):
+            config_dir = value if sign else next(following, None)
+        else:
+            options = options or word.startswith("-") or word.lstrip("+~").startswith("hydra")
+            overrides.append(word)
+    if name == "compare" or options:
+        return ""  # `compare` says it itself; of Hydra's own options Hydra knows more
+    try:
+        config.composed(overrides, config_dir)
+    except (HydraException, *config.USER_ERRORS) as error:
+        return str(error)
+    return ""
 
 
 @contextmanager
@@ -115,7 +148,8 @@ def _list(group: str, words: Sequence[str]) -> int:
         print(f"\nEvery setting of one: hgenv {plural} {next(iter(known))}")
         return 0
     if words[0] not in known:
-        print(f"error: there is no {group}={words[0]}; there are {', '.join(known)}", file=sys.stderr)
+        there = f"{', '.join(known)}{meant(words[0], known)}"
+        print(f"error: there is no {group}={words[0]}; there are {there}", file=sys.stderr)
         return 2
     from omegaconf import OmegaConf
 

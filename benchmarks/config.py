@@ -20,7 +20,7 @@ import gymnasium
 import hydra
 import yaml
 from gymnasium.envs.registration import load_env_creator
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +36,7 @@ from hgenv.samples import SamplesError
 
 from . import defaults, records
 from .defaults import TARGET, Parameter, SettingError
+from .mistakes import explained, no_setting
 from .records import RecordError
 
 IDENTITY = ("env", "optimizer", "budget", "study", "seed")
@@ -44,6 +45,8 @@ WHERE = ("device", "threads", "prober", "picture_updates")
 PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": ("space", "seed")}
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
+# What a setting on the command line can begin with.
+NAMES = (*IDENTITY, *WHERE, *PARTS, "experiment", "root", "checkpoint_seconds")
 
 LARGEST = 100_000  # entries of a YAML file, references counted as often as they occur
 _BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
@@ -149,19 +152,54 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> S
         config_dir: A folder with more YAML files, as `--config-dir` gives it.
 
     Raises:
-        hydra.errors.HydraException: A name is unknown; the message lists the choices.
-        SettingError: See `complete`.
+        SettingError: A name is unknown; the message lists the choices. And see `complete`.
         BudgetError: There is no such budget.
+    """
+    return settings(composed(overrides, config_dir))
+
+
+def composed(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
+    """What Hydra makes of them: the same, not yet complete.
+
+    Raises:
+        SettingError: A name is unknown, has several values, or would change nothing.
     """
     arguments = [override(o) for o in overrides]
     if config_dir is not None:
         arguments = with_folder(arguments, config_dir)
     try:
         with hydra.initialize_config_module("hgenv.configs", version_base="1.3"):
-            composed = hydra.compose("config", arguments)
+            found = hydra.compose("config", arguments)
+    except HydraException as error:
+        raise SettingError(explained(error, NAMES)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError(f"these settings are no YAML that Hydra takes: {_line(error)}") from error
-    return settings(composed)
+    _check_parts(overrides, found)
+    return found
+
+
+def _check_parts(overrides: Sequence[str], config: DictConfig) -> None:
+    """Make sure that what is said of a part is said of one that there is.
+
+    Raises:
+        SettingError: The environment has no such part.
+    """
+    asked = [(word, part) for word in overrides for part in PARTS if re.match(rf"\+*{part}[=.]", word)]
+    if not asked or not isinstance(config.get("env"), DictConfig):
+        return
+    raw: Any = OmegaConf.to_container(_with_parts(config))
+
+    def named(part: str, where: Any) -> bool:
+        return re.search(rf"\$\{{[^}}]*\b{part}\b", str(where)) is not None
+
+    used = {part for part in PARTS if named(part, {key: raw[key] for key in raw if key not in PARTS})}
+    used |= {
+        part for part in PARTS if named(part, [raw.get(other) for other in used])
+    }  # renderers ask a network's size
+    for word, part in asked:
+        if part not in used:
+            label = raw["env"].get("label")
+            raise SettingError(f"{word.lstrip('+')} would change nothing: the environment {label} has no {part}")
 
 
 def with_folder(arguments: Sequence[str], config_dir: str | Path) -> list[str]:
@@ -237,10 +275,9 @@ def settings(config: DictConfig) -> Settings:
         if not isinstance(config[name], DictConfig):
             raise SettingError(f"{name} must be one of the files in configs/{name}, not {config[name]!r}")
     given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
-    unknown = [name for name in given if name not in (*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds")]
+    unknown = [name for name in given if name not in NAMES or name == "experiment"]
     if unknown:
-        known = ", ".join((*IDENTITY, *WHERE, *PARTS, "root", "checkpoint_seconds"))
-        raise SettingError(f"there is no setting {unknown[0]!r}; there are {known}")
+        raise SettingError(no_setting(unknown[0], NAMES))
     if not isinstance(given["root"], str) or not given["root"]:
         raise SettingError(f"root must be a folder, not {given['root']!r}")
     optimizer = {**given["optimizer"]}

@@ -8,13 +8,14 @@ a dataclass stands in settings as such a mapping too.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ class _Missing:
 
 
 MISSING = _Missing()  # no default, or none that settings can hold
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a message on a name that is not known: the one that was meant, if one is near; else empty."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1) or [other for other in names if name and other.startswith(name)]
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +226,8 @@ def fill(
     """
     for key in given:
         if key not in known and not others:
-            raise SettingError(f"{where} {name} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+            choice = f"{', '.join(known) or 'none'}{meant(key, known)}"
+            raise SettingError(f"{where} {name} has no setting {key!r}; it has {choice}")
     filled = {}
     for key, parameter in known.items():
         if key in given:

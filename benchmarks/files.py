@@ -51,6 +51,8 @@ def said(error: OSError) -> str:
     """What the system said, about what, and what helps."""
     where = f"{error.filename}: " if error.filename is not None else ""
     cure = _CURES.get(error.errno or 0)
+    if error.errno == errno.ENOENT and error.filename is not None and Path(os.fsdecode(error.filename)).parent.is_dir():
+        cure = "it is not there, or cannot be made there: put it back, or choose another root=<folder>"
     return f"{where}the system says: {error.strerror or error}" + (f"; {cure}" if cure else "")
 
 

@@ -438,7 +438,8 @@ class DataGenEnv(gym.Env):
         if self._rolled:
             return nullcontext()
         self._rolled = True
-        return patience("the first step compiles what renders the samples, once for each installation")
+        # Which of the two it is, numba does not say beforehand.
+        return patience("the first step loads compiled code; the first time on a machine it compiles, up to a minute")
 
     def _valid(self, beta: ArrayLike | Tensor) -> Tensor:
         return self.space.project(self.space.check(beta))

@@ -504,7 +504,7 @@ def test_a_gpu_that_is_not_there() -> None:
 
 def test_photos_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.delenv("HGENV_DATA", raising=False)
-    with pytest.raises(hgenv.DataError, match="set the environment variable HGENV_DATA or pass data_folder"):
+    with pytest.raises(hgenv.DataError, match="set the environment variable HGENV_DATA, or data_folder"):
         make("ShapeNormals", data="mbii")
     with pytest.raises(hgenv.DataError, match=str(tmp_path)):
         make("ShapeNormals", data="mbii", data_folder=tmp_path)

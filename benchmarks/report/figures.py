@@ -96,19 +96,18 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
         for row, data in enumerate(DATA):
             axis = axes[2 * (k // PANELS) + row][k % PANELS]
             axis.set_visible(True)
+            shown = []
             for optimizer, group in by_optimizer(runs):
                 colour, line = looks[optimizer]
                 time, values = together(group, clock, data, main.name)
                 values = _trailing_mean(values)
+                shown.append(values)
                 (drawn[optimizer],) = axis.plot(time, values.mean(0), color=colour, linestyle=line, lw=1.3)
                 if len(group) > 1:
                     axis.fill_between(
                         time, values.min(0), values.max(0), alpha=0.13, color=colour, lw=0, antialiased=False
                     )
-            # The first updates come from untrained weights, far from anything that is to be compared.
-            shown = [curve.get_ydata()[100:] for curve in axis.get_lines()]
-            low, high = min(map(np.min, shown)), max(map(np.max, shown))
-            axis.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
+            axis.set_ylim(_limits(shown, main.direction))
             axis.set_xlim(0, max(curve.get_xdata()[-1] for curve in axis.get_lines()) * 1.01 or 1)
             axis.grid(alpha=0.3, lw=0.5)
             axis.tick_params(labelsize=8)
@@ -196,6 +195,24 @@ def photographic(canvas: Canvas, name: str, caption: str) -> Figure:
         if file.tell() < LIMIT:
             break
     return Figure(f"{name}.webp", caption, file.getvalue())
+
+
+def _limits(shown: Sequence[NDArray[Any]], direction: str) -> tuple[float, float]:
+    """The ends of a vertical axis on which the ends of curves, (seeds, T) each, can be told apart.
+
+    It shows every line at its best, where every seed ends, and where half of the lines are in the second half of their
+    time. The first values come from untrained weights, far from anything that is to be compared, and a method with long
+    updates may stay there for most of its time.
+    """
+    sign = -1 if direction == "max" else 1
+    seeds = [sign * values for values in shown]
+    lines = [values.mean(0) for values in seeds]
+    usual = float(np.median([np.median(line[len(line) // 2 :]) for line in lines]))
+    best = min(*(line.min() for line in lines), *(values[:, -1].min() for values in seeds))
+    worst = max(usual, *(values[:, -1].max() for values in seeds))
+    room = (worst - best) or abs(best) or 1.0
+    low, high = sorted((sign * (best - 0.1 * room), sign * (worst + 0.25 * room)))
+    return float(low), float(high)
 
 
 def _trailing_mean(values: NDArray[Any]) -> NDArray[Any]:

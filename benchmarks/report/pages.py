@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,6 +17,7 @@ from .. import files, records, studies
 from ..records import RecordError
 from ..studies import DATA, Run
 from . import figures, tables
+from .commands import again
 from .figures import Figure, Group
 from .markdown import block, escaped
 from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
@@ -191,8 +191,10 @@ def drawn(
     )
     curves = (
         "Validation (above) and test (below) against computation time, each moment a mean over the last "
-        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range; to where the shortest of "
-        f"them ends. The vertical axes fit the last three quarters of the time. {where}."
+        f"{figures.WINDOW / 4:g} % of the time. Line: mean over the seeds; band: their range. A line ends with the "
+        "last update within the budget, of the seed that has it first; where updates are long, that is well before the "
+        "budget's end. The vertical axes show where every seed ends, and where half of the lines are in the second "
+        f"half of their time. What is worse, such as the first values, is cut off. {where}."
     )
     made = [figures.line_art(figures.curves(groups, _title), "curves", curves)]
     notes: list[str] = []
@@ -248,7 +250,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "versions": _distinct(end.versions for end in ends),
         "commits": sorted({end.commit or "unknown (no checkout)" for end in ends}),
         "block": block,
-        "commands": _commands(end.command for end in ends if end.command),
+        "commands": again(end.command for end in ends if end.command),
     }
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     mark = f"part-{os.getpid()}"  # two comparisons of one study end at the same time
@@ -271,6 +273,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         lines.append(escaped(part.verdict))
         lines += [table.markdown() for table in (part.main, part.unfinished) if table is not None]
         lines.append("")
+    lines += [] if sections else ["no run could be read"]
     lines += [escaped(f"EXCLUDED {folder}: {reason}") for folder, reason in found.excluded.items()]
     return "\n".join(lines)
 
@@ -324,18 +327,6 @@ def _standin(runs: Sequence[Run]) -> bool:
 
 def _title(runs: Sequence[Run]) -> str:
     return runs[0].environment + (" (STAND-IN)" if _standin(runs) else "")
-
-
-def _commands(commands: Iterable[str]) -> list[str]:
-    """Commands in order, those that differ by nothing but the seed in one line."""
-    seeds: dict[str, list[int]] = {}
-    for command in sorted(set(commands)):
-        found = re.search(r"(?<= seed=)\d+(?= |$)", command)
-        if found:
-            seeds.setdefault(command[: found.start()] + "{}" + command[found.end() :], []).append(int(found[0]))
-        else:
-            seeds.setdefault(command, [])
-    return [line.replace("{}", ",".join(map(str, sorted(own))), 1) if own else line for line, own in seeds.items()]
 
 
 def _distinct(parts: Iterable[Mapping[str, Any]]) -> dict[str, str]:

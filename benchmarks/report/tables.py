@@ -82,7 +82,13 @@ def results(runs: Sequence[Run]) -> Table:
         updates = interval([run.last for run in group])[0]
         cells = [optimizer, _count(group), *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
-    header = ["optimizer", "seeds", *(m.title for m in metrics), f"validation {main.title}", "updates"]
+    header = [
+        "optimizer",
+        "seeds",
+        *(m.title for m in metrics),
+        f"validation {main.title} at the last update",
+        "updates",
+    ]
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
 
 
@@ -96,7 +102,7 @@ def best(runs: Sequence[Run]) -> Table:
         updates = interval([run.best for run in group])[0]
         cells = [optimizer, *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
-    header = ["optimizer", *(m.title for m in metrics), f"validation {main.title}", "its update"]
+    header = ["optimizer", *(m.title for m in metrics), f"validation {main.title} at that update", "its update"]
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
 
 
@@ -169,7 +175,8 @@ def unfinished(runs: Sequence[Run]) -> Table:
         for run in group:
             values = [f"{run.metrics[data][run.primary.name][run.last]:.4g}" for data in DATA]
             rows.append([run.optimizer, str(run.seed), str(run.last), f"{run.share:.0%}", *values])
-    return Table(["optimizer", "seed", "update", "share of the budget", "validation so far", "test so far"], rows)
+    so_far = [f"{data} {runs[0].primary.title} so far" for data in DATA]
+    return Table(["optimizer", "seed", "update", "share of the budget", *so_far], rows)
 
 
 def beta(runs: Sequence[Run]) -> Table:

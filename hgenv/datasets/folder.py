@@ -21,12 +21,15 @@ def find_folder(folder: Path | str | None, what: str, holds: str) -> Path:
         holds: What it should contain: "faces/".
 
     Raises:
-        DataError: Neither names a folder.
+        DataError: Neither names a folder, or there is no such folder.
     """
     found = folder if folder is not None else os.environ.get(VARIABLE)
     if not found:
         raise DataError(
-            f"{what} needs the folder that contains {holds}: set the environment variable {VARIABLE} or pass "
-            "data_folder"
+            f"{what} needs the folder that contains {holds}: set the environment variable {VARIABLE}, or "
+            "data_folder (env.data_folder=<folder> on the command line)"
         )
+    if not Path(found).is_dir():
+        who = "data_folder" if folder is not None else f"the environment variable {VARIABLE}"
+        raise DataError(f"{found}: there is no such folder, but {who} names it; {what} needs the folder with {holds}")
     return Path(found)

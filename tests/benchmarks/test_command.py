@@ -1,5 +1,6 @@
 """The `hgenv` command, as a shell calls it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,40 @@ def test_runs_and_reports_go_through_it(tmp_path):
     report = call("report", "runs/mine", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "run optimiser=fixed",
+            r"no setting 'optimiser'; there are env, optimizer, .*checkpoint_seconds; did you mean opt",
+        ),
+        ("run optimiser.period=2", r"no setting 'optimiser'; there are .*; did you mean optimizer\?"),
+        ("run workers=2", "workers is no setting of a run; hgenv compare takes it"),
+        ("run budget.amnt=3", r"budget has no setting 'amnt'; it has amount, unit; did you mean amount\?"),
+        ("run seed.x=3", "no setting 'seed.x': seed is a value"),
+        ("run optimizer=hybrid", r"no optimizer=hybrid; there are .*, random_search; did you mean hybrid_gradient\?"),
+        ("run env=quadratc", r"no env=quadratc; there are faces, .*, shapes_lit; did you mean quadratic\?"),
+        ("run seed=0,1", r"seed=0,1 has several values: hgenv compare takes them \(or hgenv run --multirun\)"),
+        ("run env.batch_size=1,2", r"env.batch_size=1,2 has several values"),
+        ("run seed", "'seed' is no setting; settings are written seed=<value>"),
+        ("run seed=[", r"'seed=\[' cannot be read"),
+        ("run --seed 0", "--seed is a setting, and settings have no dashes: write seed=0"),
+        ("run --env.batch_size=8", "settings have no dashes: write env.batch_size=8"),
+        ("compare --workers 2", "settings have no dashes: write workers=2"),
+        ("compare worker=2", r"no setting 'worker'; .*; did you mean workers\?"),
+        ("compare env=quadratc seed=0,1", r"no env=quadratc; there are .*; did you mean quadratic\?"),
+        ("run --config-dir nowhere seed=1", "nowhere is no folder"),
+    ],
+)
+def test_what_is_typed_wrong_is_answered_in_a_sentence_with_what_to_type(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hgenv"])
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"error: .*{message}.*\n", said), said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_board_without_logs_says_so(tmp_path, capsys):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def check(settings: config.Settings) -> None:
 @pytest.mark.parametrize("network", choices("network"))
 @pytest.mark.parametrize("renderer", choices("renderer"))
 def test_environments_compose(env, network, renderer):
-    settings = compose([f"env={env}", f"network={network}", f"renderer={renderer}"])
+    parts = {"network": network, "renderer": renderer}
+    own = {"quadratic": (), "faces": ("network",)}.get(env, parts)
+    settings = compose([f"env={env}", *(f"{part}={parts[part]}" for part in own)])
     check(settings)
     assert settings.identity["env"]["label"] == env
     known, _ = config.env_parameters(settings.identity["env"]["id"])
@@ -145,6 +148,29 @@ def test_a_setting_of_a_part_through_another_keeps_the_choice_of_the_part():
     assert (renderer["_target_"], renderer["shadows"], renderer["size"]) == (
         "hgenv.rendering.csg.MeshRenderer", False, 96,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("env=quadratic network=large", "network=large would change nothing: the environment quadratic has no network"),
+        ("env=quadratic ++network.size=96", "network.size=96 would change nothing: the environment quadratic"),
+        ("env=faces renderer=mesh", "renderer=mesh would change nothing: the environment faces has no renderer"),
+    ],
+)
+def test_a_part_that_the_environment_does_not_have_is_refused(words, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        compose(words.split())
+
+
+def test_a_part_that_another_part_takes_is_no_mistake():
+    without = ["env.generator.renderer.size=48", "env.network.units=relu", "network.size=48"]
+    assert compose(without).identity["env"]["network"]["size"] == 48
+
+
+def test_a_name_that_is_near_is_proposed():
+    with pytest.raises(SettingError, match=r"no setting 'batchsize'; it has .*; did you mean batch_size\?"):
+        compose(["env.batchsize=8"])
 
 
 def test_what_is_a_group_or_has_a_sign_is_left_alone():

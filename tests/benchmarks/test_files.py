@@ -60,3 +60,13 @@ def test_a_full_disk_is_an_error_with_a_cure() -> None:
         file.append(b"row\n")
     assert caught.value.errno == errno.ENOSPC
     assert files.said(caught.value) == "the system says: No space left on device; make room on that disk"
+
+
+def test_what_has_vanished_is_told_from_what_cannot_be_made(tmp_path: Path) -> None:
+    for path, cure in (
+        (tmp_path / "gone" / "rows", "put back what has vanished"),
+        (tmp_path / "rows", r"it is not there, or cannot be made there: put it back, or choose another root=<folder>"),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            path.open()
+        assert f"{path}: the system says: No such file or directory; {cure}" in files.said(caught.value)

@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from PIL import Image
 from scipy.stats import t as student
 
 from hgenv.benchmarks import pictures, records
+from hgenv.benchmarks.compare import expand
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report import collect, figures, keep, tables
 from hgenv.benchmarks.report.__main__ import main
+from hgenv.benchmarks.report.commands import again
 from hgenv.benchmarks.report.pages import section
 from hgenv.benchmarks.report.style import OTHERS, STYLES, ordered, styles
 from hgenv.benchmarks.run import run
@@ -65,6 +68,15 @@ def test_the_table_says_what_the_rows_say(tmp_path):
         assert float(validation.split(" ± ")[0]) == pytest.approx(statistics.mean(finals) + 1, abs=0.006)
     assert text.index("| hybrid") < text.index("| other")  # best first
     assert "mean_degrees/pear" not in text
+
+
+def test_no_two_tables_have_one_name_for_two_figures(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    part = section("quadratic", collect([tmp_path]).runs)
+    names = [name for table in (part.main, part.results, part.best) for name in table.header]
+    assert [name for name in names if "validation" in name] == [
+        "validation mean (°)", "validation mean (°) at the last update", "validation mean (°) at that update",
+    ]  # fmt: skip
 
 
 def test_the_last_tenth_is_a_mean_over_updates(tmp_path):
@@ -219,6 +231,8 @@ def test_curves_are_the_mean_and_the_range_over_the_seeds(tmp_path, monkeypatch)
     (band,) = figure.axes[1].collections
     lowest, highest = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (lowest, highest) == (0, 40)
+    low, high = figure.axes[1].get_ylim()
+    assert low < 0 < 20 < high  # where both seeds end
 
 
 def test_a_curve_is_a_mean_over_the_last_moments(tmp_path):
@@ -230,6 +244,26 @@ def test_a_curve_is_a_mean_over_the_last_moments(tmp_path):
     expected = [40 - 10 * k / figures.WINDOW for k in range(1, figures.WINDOW)]
     np.testing.assert_allclose(mean[after][: figures.WINDOW - 1], expected)
     np.testing.assert_allclose(mean[after][figures.WINDOW - 1 :], 30)
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_a_method_that_is_slow_to_begin_does_not_decide_the_axis(tmp_path, direction):
+    sign = 1 if direction == "min" else -1
+    slow, ends = [100.0] * 8 + [25.0, 25.0], {"slow": 25.0, "quick": 21.0, "other": 23.0}
+    for name, errors in (("slow", slow), ("quick", [100.0, 30.0] + [21.0] * 8), ("other", [100.0] + [23.0] * 9)):
+        folder = make_run(tmp_path, name, 0, [sign * error for error in errors], amount=20)
+        change_rows(folder, lambda rows: rows[0].update(metrics=[rows[0]["metrics"][0] | {"direction": direction}]))
+    axis = drawn_curves(tmp_path).axes[1]
+    low, high = sorted(sign * end for end in axis.get_ylim())
+    assert axis.get_ylim()[0] < axis.get_ylim()[1]
+    assert 20 < low < min(ends.values())
+    assert max(ends.values()) < high < 27
+
+
+def test_a_line_that_never_changes_has_an_axis_too(tmp_path):
+    make_run(tmp_path, "hybrid", 0, [0.0, 0.0])
+    low, high = drawn_curves(tmp_path).axes[1].get_ylim()
+    assert low < 0 < high
 
 
 def test_gpu_time_has_panels_where_a_gpu_ran(tmp_path):
@@ -308,6 +342,7 @@ def test_unfinished_runs_are_marked_and_in_no_table(tmp_path):
     assert main([str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     unfinished = text[text.index("Unfinished runs") :]
+    assert cells(unfinished, "optimizer")[-2:] == ["validation mean (°) so far", "test mean (°) so far"]
     assert cells(unfinished, "hybrid") == ["hybrid", "1", "2", "40%", "39", "38"]
     assert cells(text, "hybrid")[1] == "1"
 
@@ -335,6 +370,19 @@ def test_damaged_runs_are_excluded_by_name(tmp_path, damage, capsys):
     text = (tmp_path / "report.md").read_text()
     assert str(bad) in text[text.index("## Excluded") :]
     assert cells(text, "hybrid")[1] == "1"
+
+
+def test_where_no_run_can_be_read_the_report_says_that_and_why(tmp_path, capsys):
+    folder = make_run(tmp_path, "hybrid", 0, [40.0, 20.0])
+    (folder / "config.yaml").write_text("{")
+    assert main([str(tmp_path)]) == 1
+    assert f"no run could be read\nEXCLUDED {folder}: " in capsys.readouterr().out
+    first, second, reason = (tmp_path / "report.md").read_text().strip().split("\n\n")
+    assert (first, second) == ("# Report: no run could be read", "## Excluded: 1")
+    assert str(folder / "config.yaml") in reason
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>Report: no run could be read</title>" in page
+    assert not any(words in page for words in ("Tables above", "Figures", "How these figures"))
 
 
 def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path):
@@ -539,3 +587,26 @@ def test_records_say_which_line_is_damaged(tmp_path):
     (folder / "rows.jsonl").write_text("\n".join([lines[0], lines[2]]) + "\n")
     with pytest.raises(RecordError, match=r"rows.jsonl: line 2 is damaged: it is update 2, not 1"):
         records.read(folder)
+
+
+def test_the_commands_of_runs_become_as_few_comparisons_as_make_the_same_runs():
+    commands = [
+        f"hgenv run experiment=quick optimizer={optimizer} 'optimizer.initial=[0.1, 2]' seed={seed}"
+        for optimizer in ("fixed", "evolution")
+        for seed in (9, 10)
+    ]
+    # Another order of the settings is the same command.
+    commands[1] = "hgenv run seed=10 experiment=quick 'optimizer.initial=[0.1, 2]' optimizer=fixed"
+    all_of_them = "hgenv compare experiment=quick optimizer=fixed,evolution 'optimizer.initial=[0.1, 2]' seed=9,10"
+    assert again(commands) == [all_of_them]
+    made = [{word.removeprefix("++") for word in words} for words in expand(shlex.split(all_of_them)[2:])]
+    assert sorted(map(sorted, made)) == sorted(sorted(shlex.split(command)[2:]) for command in commands)
+    # What was not made is in no line.
+    assert again(commands[:3]) == [
+        "hgenv compare experiment=quick optimizer=fixed 'optimizer.initial=[0.1, 2]' seed=9,10",
+        "hgenv compare experiment=quick optimizer=evolution 'optimizer.initial=[0.1, 2]' seed=9",
+    ]
+    others = ["my own script", "hgenv run 'seed=", "python -m benchmarks.board seed=1"]
+    assert again(["python -m benchmarks.run --config-dir conf ~env.x seed=1", *others]) == [
+        "python -m benchmarks.compare --config-dir conf '~env.x' seed=1", *others,
+    ]  # fmt: skip

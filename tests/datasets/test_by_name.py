@@ -9,9 +9,10 @@ from hgenv.datasets.folder import find_folder
 
 
 def test_the_folder_given_comes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert find_folder(None, "data='mbii'", "mbii/") == tmp_path
-    assert find_folder("elsewhere", "data='mbii'", "mbii/") == Path("elsewhere")
+    assert find_folder(f"{tmp_path}/elsewhere", "data='mbii'", "mbii/") == tmp_path / "elsewhere"
     for forget in (lambda: monkeypatch.setenv(VARIABLE, ""), lambda: monkeypatch.delenv(VARIABLE)):
         forget()
         with pytest.raises(DataError, match=f"data='mbii' needs the folder that contains mbii/: .*{VARIABLE}"):
@@ -20,7 +21,7 @@ def test_the_folder_given_comes_before_the_variable(tmp_path: Path, monkeypatch:
 
 def test_who_names_no_folder_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    cure = f"set the environment variable {VARIABLE} or pass data_folder"
+    cure = f"set the environment variable {VARIABLE}, or data_folder (env.data_folder=<folder> on the command line)"
     for load, what in (
         (lambda: load_photos("mbii"), "data='mbii' needs the folder that contains mbii/"),
         (lambda: load_heads("scans"), "data='scans' needs the folder that contains faces/"),
@@ -31,6 +32,16 @@ def test_who_names_no_folder_is_told_how(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(DataError) as caught:
             load()
         assert str(caught.value) == f"{what}: {cure}"
+
+
+def test_a_folder_that_is_not_there_is_named_by_who_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setenv(VARIABLE, str(nowhere))
+    message = f"{nowhere}: there is no such folder, but the environment variable {VARIABLE} names it; model='bfm' needs"
+    with pytest.raises(DataError, match=message):
+        load_model("bfm")
+    with pytest.raises(DataError, match=f"{nowhere}: there is no such folder, but data_folder names it"):
+        load_photos("mbii", nowhere)
 
 
 def test_a_folder_without_the_data_is_named_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
