@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -80,11 +80,11 @@ class DenseLearner:
 
     def __init__(self, task: DenseTask, network: Network | None = None, dtype: torch.dtype = torch.float32) -> None:
         self.task, self.network, self.dtype = task, network or Network(), dtype
+        preset, size = PRESETS[self.network.preset], self.network.size
+        preset.check((1, task.inputs, size, size))
         # The module is structure only: it has no memory, and making it draws no random numbers.
         with torch.device("meta"):
-            preset, size = PRESETS[self.network.preset], self.network.size
             self.module = StackedHourglass(preset, task.inputs, task.outputs, self.network.units)
-            self.module(torch.empty(1, task.inputs, size, size))
 
     def initial_weights(self, seed: int) -> Weights:
         """PyTorch's ordinary initialization, uniform within 1 / sqrt(fan in), from `seed` alone."""
@@ -115,10 +115,10 @@ class DenseLearner:
 
 @cache
 def _flops_of_one_image(task: DenseTask, network: Network) -> dict[str, int]:
-    """Counted on tensors without memory, so that nothing is computed."""
-    learner, rule = DenseLearner(task, network), SGD(learning_rate=1.0)
-    weights = {name: w.to("meta") for name, w in learner.initial_weights(0).items()}
-    state, sample = rule.start(weights), task.example(network.size)
+    """Counted on the smallest image, which takes no time; convolutions are proportional to the number of pixels."""
+    smallest = PRESETS[network.preset].smallest
+    learner, rule = DenseLearner(task, replace(network, size=smallest)), SGD(learning_rate=1.0)
+    state, sample = rule.start(learner.initial_weights(0)), task.example(smallest)
     work: dict[str, Callable[[], object]] = {
         "train": lambda: train(learner, rule, state, [sample]),
         "gradient": lambda: adjoint_step(learner, rule, state, sample, state),
@@ -128,7 +128,7 @@ def _flops_of_one_image(task: DenseTask, network: Network) -> dict[str, int]:
     for kind, function in work.items():
         with _FlopCounter() as counter:
             function()
-        counts[kind] = counter.total
+        counts[kind] = counter.total * (network.size // smallest) ** 2
     return counts
 
 

@@ -10,6 +10,7 @@ three in a row with the same derivatives, written out by hand; it can be differe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +42,22 @@ class Preset:
     bottleneck: int
     stride: int
     groups: int = 8
+
+    @property
+    def smallest(self) -> int:
+        """Pixels along an edge of the smallest image, of which the lowest feature map sees a single pixel."""
+        return self.stride * 2**self.depth
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Make sure that images can be halved as often as the network does.
+
+        Raises:
+            ValueError: They cannot.
+        """
+        if any(edge % self.smallest for edge in shape[-2:]):
+            raise ValueError(
+                f"this hourglass needs images whose sides are multiples of {self.smallest} pixels, not {tuple(shape)}"
+            )
 
 
 # "small" is for CPUs; "large" are the sizes of Newell et al. for two stacks.
@@ -85,13 +102,9 @@ class StackedHourglass(nn.Module):
         """Predictions of every stack, each (B, outputs, H, W), for (B, inputs, H, W) images.
 
         Raises:
-            ValueError: H or W cannot be halved as often as the network does.
+            ValueError: H or W is no multiple of the network's `smallest`.
         """
-        multiple = self.preset.stride * 2**self.preset.depth
-        if images.shape[-2] % multiple or images.shape[-1] % multiple:
-            raise ValueError(
-                f"this hourglass needs images whose sides are multiples of {multiple} pixels, not {tuple(images.shape)}"
-            )
+        self.preset.check(images.shape)
         x = self.stem(images.contiguous())  # `_Unit` on a GPU takes no other layout, and photos may have another
         maps = []
         for i, (hourglass, features) in enumerate(zip(self.hourglasses, self.features, strict=True)):

@@ -78,9 +78,9 @@ class DenseTask(Task):
         return samples.mask.flatten(1).sum(1)
 
     def example(self, size: int) -> DenseSamples:
-        """One sample without memory, of S x S pixels, for counting what it costs."""
+        """One sample of S x S pixels, all ones, for counting what it costs."""
         channels = self.inputs, self.outputs, 1
-        return DenseSamples(*(torch.empty(1, count, size, size, device="meta") for count in channels))
+        return DenseSamples(*(torch.ones(1, count, size, size) for count in channels))
 
     def picture(self, samples: DenseSamples, output: Any = None) -> Picture:
         """Images and targets; with the output for them, predictions and error maps."""
