@@ -14,11 +14,11 @@ from torch import Tensor
 from .accounting import Ledger
 from .decision import DecisionSpace
 from .device import own_modes, torch_threads
-from .learning.first_order import influence, sample_gradient_without_curvature
+from .learning.first_order import influence, sample_gradient_without_curvature, virtual_influence
 from .learning.learner import Learner, validation_loss
 from .learning.precision import full_precision
 from .learning.rules import Rule, TrainingState
-from .learning.unroll import sample_gradient, train
+from .learning.unroll import LastAdjoint, last_adjoint, sample_gradient, train
 from .problem import Data, Generator, Outcome, PartError, RenderError, Status, part, untouched
 from .samples import Samples, SamplesError
 from .saved import AnyOf
@@ -297,10 +297,9 @@ class Rollout:
             if found is not None and 0 < steps * problem.batch_size <= len(found):
                 return self._part(found, steps * problem.batch_size)
         differentiate = sample_gradient if curvature else sample_gradient_without_curvature
+        last = self._last_adjoint()
         with problem.work(self._ledger, "gradient"):
-            _, parts = differentiate(
-                problem.learner, problem.rule, self.states, batches, problem.validation, last_steps=last_steps
-            )
+            _, parts = differentiate(*self._trained(), last_steps=last_steps, last=last)
             rows = steps * problem.batch_size
             gradient = SampleGradient(
                 type(batches[0]).cat([part.samples for part in parts]),
@@ -310,13 +309,13 @@ class Rollout:
                 problem,
                 self._ledger,
             )
-        if self._ledger.on_clock:  # what a log looked at is not paid for
-            self._paid["gradient", curvature] = gradient
+        self._pay(("gradient", curvature), gradient)
         if curvature:
             self._ledger.count("gradient_steps", steps)
-            self._charge(steps * problem.learner.flops("gradient", problem.batch_size))
+            self._ledger.count("flops", steps * problem.learner.flops("gradient", problem.batch_size))
         else:  # two passes forward and back to the samples
-            self._charge(steps * (4 * problem.learner.flops("validate", problem.batch_size) + self._rule_flops()))
+            there_and_back = 4 * problem.learner.flops("validate", problem.batch_size)
+            self._ledger.count("flops", steps * (there_and_back + self._rule_flops()))
         return gradient
 
     @own_modes()
@@ -339,17 +338,48 @@ class Rollout:
         if curvature:
             return self.sample_gradient().influence
         problem, batches = self._problem, self._batches()
-        if "influence" not in self._paid:
-            with problem.work(self._ledger, "gradient"):
-                _, parts = influence(problem.learner, problem.rule, self.states, batches, problem.validation)
-                found = torch.cat(parts).to("cpu", torch.float64)
-            forward = problem.learner.flops("validate", problem.batch_size)
-            self._charge(len(batches) * (2 * forward + self._rule_flops()))
-            if not self._ledger.on_clock:
-                return found
-            self._paid["influence"] = found
-        paid: Tensor = self._paid["influence"]
-        return paid
+        if "influence" in self._paid:
+            paid: Tensor = self._paid["influence"]
+            return paid
+        last = self._last_adjoint()
+        with problem.work(self._ledger, "gradient"):
+            _, parts = influence(*self._trained(), last=last)
+            found = torch.cat(parts).to("cpu", torch.float64)
+        forward = problem.learner.flops("validate", problem.batch_size)
+        self._ledger.count("flops", len(batches) * (2 * forward + self._rule_flops()))
+        self._pay("influence", found)
+        return found
+
+    @own_modes()
+    def virtual_influence(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """The influence that M other samples would have had in the last training step: they are trained on never.
+
+        A virtual sample costs its rendering and two forward passes, a third of what a training sample costs.
+
+        Args:
+            betas: (M, d) within the bounds, one for each.
+            seeds: (M,), see `DataGenEnv.sample_seeds`.
+
+        Returns:
+            (M,) float64, to be compared with `influence`.
+
+        Raises:
+            RuntimeError: The rollout failed.
+            RenderError: One of them cannot be rendered.
+        """
+        problem = self._problem
+        self._batches()
+        try:
+            with problem.work(self._ledger, "generate"):
+                samples = problem.generate(betas, seeds.to(problem.device), self.samples)
+        finally:
+            self._ledger.count("samples", len(betas))
+        last = self._last_adjoint()
+        with problem.work(self._ledger, "gradient"):
+            _, found = virtual_influence(*self._trained(), samples, last=last)
+            found = found.to("cpu", torch.float64)
+        self._ledger.count("flops", 2 * problem.learner.flops("validate", len(samples)) + self._rule_flops())
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """What `restore` makes it of: tensors, numbers and texts."""
@@ -386,11 +416,28 @@ class Rollout:
         """Per training step: where the rule is not linear, its derivative needs the step's gradient again."""
         return 0 if self._problem.rule.linear else self._problem.learner.flops("train", self._problem.batch_size)
 
-    def _charge(self, flops: int) -> None:
-        # All start from dL/dw: a validation pass and its way back, twice the work again.
+    def _last_adjoint(self) -> LastAdjoint:
+        """What all gradients start from: L and dL/dw, by a validation pass and its way back, twice the work again."""
+        if "adjoint" in self._paid:
+            paid: LastAdjoint = self._paid["adjoint"]
+            return paid
+        problem = self._problem
+        with problem.work(self._ledger, "gradient"):
+            found = last_adjoint(problem.learner, self.end, problem.validation)
         self._ledger.count("validation_passes", 1)
-        start = 3 * self._problem.learner.flops("validate", len(self._problem.validation.samples))
-        self._ledger.count("flops", start + flops)
+        self._ledger.count("flops", 3 * problem.learner.flops("validate", len(problem.validation.samples)))
+        self._pay("adjoint", found)
+        return found
+
+    def _trained(self) -> tuple[Learner, Rule, list[TrainingState], list[Samples], Data]:
+        """What the functions of `hgenv.learning` need to know."""
+        problem = self._problem
+        return problem.learner, problem.rule, self.states, self._batches(), problem.validation
+
+    def _pay(self, what: Any, found: Any) -> None:
+        """Remember what was asked; not what a log looked at, which was not paid for."""
+        if self._ledger.on_clock:
+            self._paid[what] = found
 
 
 def _form(samples: Samples) -> list[Any]:

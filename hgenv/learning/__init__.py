@@ -1,7 +1,7 @@
 """Networks as functions of their weights, update rules, and the unrolled gradient."""
 
 from .dense import DenseLearner, Network
-from .first_order import influence, sample_gradient_without_curvature
+from .first_order import influence, sample_gradient_without_curvature, virtual_influence
 from .learner import Learner, training_loss, validation_loss
 from .quadratic import QuadraticLearner
 from .rules import SGD, Adam, Rule, TrainingState
@@ -23,4 +23,5 @@ __all__ = [
     "train",
     "training_loss",
     "validation_loss",
+    "virtual_influence",
 ]

@@ -25,10 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hgenv.samples import Samples
+
 from .learner import Learner, gradient, training_loss
 from .precision import full_precision
 from .rules import Rule, TrainingState, Weights
-from .unroll import StepGradient, as_gradient, backwards, differentiable, last_adjoint, rule_adjoint
+from .unroll import LastAdjoint, StepGradient, as_gradient, backwards, differentiable, last_adjoint, rule_adjoint
 
 # Ends of the difference, in roots of the machine epsilon and lengths of the weights. Losses bend so much along their
 # own gradients that the usual 1 is too far (37 % off in single precision, against 1 %).
@@ -37,7 +39,13 @@ REACH = 1 / 30
 
 @full_precision()
 def influence(
-    learner: Learner, rule: Rule, trajectory: list[TrainingState], batches: list[Any], data: Any
+    learner: Learner,
+    rule: Rule,
+    trajectory: list[TrainingState],
+    batches: list[Any],
+    data: Any,
+    *,
+    last: LastAdjoint | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The validation loss after training and every sample's influence, at about the price of the training itself.
 
@@ -47,19 +55,44 @@ def influence(
         trajectory: What `train` gave for `batches`.
         batches: X_0 .. X_{K-1}.
         data: What the learner validates on.
+        last: What `last_adjoint` gave, if that is known already.
 
     Returns:
         L, and (B,) influences for each k.
     """
-    loss, adjoint = last_adjoint(learner, trajectory[-1], data)
-    parts = []
-    for state, batch, v in _directions(learner, rule, trajectory, batches, adjoint, None):
-        reach, ends = _reach(state.weights, v), []
-        for sign in (1, -1):
-            # Only the samples' weights need a gradient, so that the network keeps no graph.
-            ends.append(_slopes(learner, _moved(state.weights, v, sign * reach), batch)[-1])
-        parts.append((ends[0] - ends[1]) / (2 * reach))
-    return loss, parts[::-1]
+    loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
+    directions = _directions(learner, rule, trajectory, batches, adjoint, None)
+    return loss, [_influence_along(learner, state.weights, v, batch) for state, batch, v in directions][::-1]
+
+
+@full_precision()
+def virtual_influence(
+    learner: Learner,
+    rule: Rule,
+    trajectory: list[TrainingState],
+    batches: list[Any],
+    data: Any,
+    samples: Samples,
+    *,
+    last: LastAdjoint | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The validation loss, and the influence that other samples would have had in the last training step.
+
+    Args:
+        learner: What was trained.
+        rule: How.
+        trajectory: What `train` gave for `batches`.
+        batches: X_0 .. X_{K-1}.
+        data: What the learner validates on.
+        samples: M samples that nothing was trained on; two forward passes at the weights w_{K-1} see all of them.
+        last: What `last_adjoint` gave, if that is known already.
+
+    Returns:
+        L, and (M,) influences, each as in a batch of the last training step's size.
+    """
+    loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
+    ((state, batch, v),) = _directions(learner, rule, trajectory, batches, adjoint, 1)
+    return loss, _influence_along(learner, state.weights, v, samples) * (len(samples) / len(batch))
 
 
 @full_precision()
@@ -71,13 +104,14 @@ def sample_gradient_without_curvature(
     data: Any,
     *,
     last_steps: int | None = None,
+    last: LastAdjoint | None = None,
 ) -> tuple[Tensor, list[StepGradient]]:
     """As `unroll.sample_gradient`, without curvature, at about 0.6 of its price.
 
     Raises:
         ValueError: As there.
     """
-    loss, adjoint = last_adjoint(learner, trajectory[-1], data)
+    loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     gradients = []
     for state, batch, v in _directions(learner, rule, trajectory, batches, adjoint, last_steps):
         reach, ends = _reach(state.weights, v), []
@@ -103,6 +137,15 @@ def _directions(
         g = state.weights if rule.linear else _gradient(learner, state.weights, batch)
         adjoint, v = rule_adjoint(rule, state, g, adjoint)
         yield state, batch, v
+
+
+def _influence_along(learner: Learner, weights: Weights, v: Weights, samples: Samples) -> Tensor:
+    """The slope along v of each sample's share of the training loss, (B,)."""
+    reach, ends = _reach(weights, v), []
+    for sign in (1, -1):
+        # Only the samples' weights need a gradient, so that the network keeps no graph.
+        ends.append(_slopes(learner, _moved(weights, v, sign * reach), samples)[-1])
+    return (ends[0] - ends[1]) / (2 * reach)
 
 
 def _gradient(learner: Learner, weights: Weights, batch: Any) -> Weights:

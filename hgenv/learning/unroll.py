@@ -27,6 +27,8 @@ from .learner import Learner, gradient, training_loss, validation_loss
 from .precision import full_precision
 from .rules import Rule, TrainingState, Weights
 
+LastAdjoint = tuple[Tensor, TrainingState]  # L and a_K
+
 
 @dataclass(frozen=True)
 class StepGradient:
@@ -92,6 +94,7 @@ def sample_gradient(
     data: Any,
     *,
     last_steps: int | None = None,
+    last: LastAdjoint | None = None,
 ) -> tuple[Tensor, list[StepGradient]]:
     """The validation loss after training and its gradient with respect to the training samples, by the adjoint.
 
@@ -102,6 +105,7 @@ def sample_gradient(
         batches: X_0 .. X_{K-1}.
         data: What the learner validates on.
         last_steps: Only of the last so many training steps; None for all K.
+        last: What `last_adjoint` gave, if that is known already.
 
     Returns:
         L, and the gradients of each training step, the last `last_steps` ones in order.
@@ -109,7 +113,7 @@ def sample_gradient(
     Raises:
         ValueError: The trajectory is not that of K batches, or `last_steps` is not within 1 to K.
     """
-    loss, adjoint = last_adjoint(learner, trajectory[-1], data)
+    loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     gradients = []
     for state, batch in backwards(trajectory, batches, last_steps):
         adjoint, gradient = adjoint_step(learner, rule, state, batch, adjoint)
@@ -149,7 +153,8 @@ def adjoint_step(
     return before, StepGradient(as_gradient(samples, list(products[count:-1])), products[-1])
 
 
-def last_adjoint(learner: Learner, end: TrainingState, data: Any) -> tuple[Tensor, TrainingState]:
+@full_precision()
+def last_adjoint(learner: Learner, end: TrainingState, data: Any) -> LastAdjoint:
     """L and a_K = dL/ds_K."""
     weights = {name: w.detach().requires_grad_() for name, w in end.weights.items()}
     loss = validation_loss(learner, weights, data)
