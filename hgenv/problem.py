@@ -77,8 +77,13 @@ def untouched(samples: Samples, who: str) -> Iterator[None]:
 class Generator(Protocol):
     """f(beta, r): deterministic in both, random in r alone.
 
-    Besides, a generator may have `resized(size)`, itself with samples of another size in pixels, for sharp pictures;
-    and `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`.
+    Besides, a generator may have
+
+    - `log_prob_score(betas, seeds)`, the derivative by beta of the logarithm of the density that a sample's draws have,
+      (B, d) float64, in beta's own units; NaN in components that are no parameters of a draw. `hgenv.generators.scores`
+      has it for the usual distributions, and `GeneratorConformance` checks it.
+    - `resized(size)`, itself with samples of another size in pixels, for sharp pictures.
+    - `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`.
 
     Attributes:
         space: What the components of beta mean.

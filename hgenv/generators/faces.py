@@ -14,6 +14,7 @@ from ..decision import Block, DecisionSpace, block
 from ..rendering.shading.skin import shade_skin
 from ..rendering.surfaces import Fragments, SurfaceRenderer, ZBuffer, depth_samples, fit, product, rotation, turn
 from ..samples import DenseSamples
+from . import scores
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
 from .random import uniforms
@@ -21,6 +22,7 @@ from .random import uniforms
 if TYPE_CHECKING:
     import trimesh
 
+KINDS = ("identity", "expression", "texture")
 COMPONENTS = 3
 MODES = LEAST  # of identity, expression and texture each
 FLOOR = 0.05
@@ -134,18 +136,17 @@ class FaceGenerator:
         betas = betas.to(seeds.device, torch.float64)
         # Autograd sees texture alone: what moves silhouettes has no derivative here.
         fixed, free = self.space.split(betas.detach()), self.space.split(betas)
-        u = uniforms(seeds, self.numbers)
-        light, face, pose, rest = u.split([2, 1 + 3 * MODES, 4, self.numbers - 2 - (1 + 3 * MODES) - 4], 1)
+        light, face, pose, rest = self._numbers(seeds)
 
         def mixture(name: str, blocks: dict[str, Tensor], numbers: Tensor) -> Tensor:
             parts = (blocks[f"{name}_{what}"].unflatten(1, (COMPONENTS, MODES)) for what in ("mean", "spread"))
             return gaussian_mixture(numbers, proportions(fixed["face_weight"]), *parts)
 
-        picks, numbers = face[:, :1], face[:, 1:].unflatten(1, (3, MODES))
+        picks, numbers = face[:, :1], face[:, 1:].unflatten(1, (len(KINDS), MODES))
         rests = (REST * (2 * rest - 1)).split([count - MODES for count in self._counts], 1)
         coefficients = [
             torch.cat([mixture(name, blocks, torch.cat([picks, numbers[:, i]], 1)), rests[i]], 1)
-            for i, (name, blocks) in enumerate((("identity", fixed), ("expression", fixed), ("texture", free)))
+            for i, (name, blocks) in enumerate(zip(KINDS, (fixed, fixed, free), strict=True))
         ]
         limit = self._on(seeds.device)["texture_limit"]
         angles = von_mises_mixture(
@@ -164,6 +165,35 @@ class FaceGenerator:
             "rotation": turned,
             "light": product(turned, before),
         }
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """See `hgenv.Generator`. The densities are those of the mixtures, whichever component a face came from."""
+        self.space.check_rows(betas, seeds)
+        b = self.space.split(betas.detach().to(seeds.device, torch.float64))
+        _, face, pose, _ = self._numbers(seeds)
+
+        def together(what: str) -> Tensor:
+            return torch.cat([b[f"{name}_{what}"].unflatten(1, (COMPONENTS, MODES)) for name in KINDS], 2)
+
+        weights, *faces = scores.of_gaussian_mixture(
+            face, proportions(b["face_weight"]), together("mean"), together("spread")
+        )
+        score = {"face_weight": weights}
+        for what, found in zip(("mean", "spread"), faces, strict=True):
+            for name, part in zip(KINDS, found.split(MODES, 2), strict=True):
+                score[f"{name}_{what}"] = part.flatten(1)
+        concentration = CONCENTRATION * 10 ** b["pose_concentration"].unflatten(1, (COMPONENTS, 3))
+        weights, mean, by_concentration = scores.of_von_mises_mixture(
+            pose, proportions(b["pose_weight"]), b["pose_mean"].unflatten(1, (COMPONENTS, 3)), concentration
+        )
+        score |= {"pose_weight": weights, "pose_mean": mean.flatten(1)}
+        score["pose_concentration"] = (by_concentration * concentration * math.log(10)).flatten(1)
+        return torch.cat([score[block.name] for block in self.space.blocks], 1)
+
+    def _numbers(self, seeds: Tensor) -> tuple[Tensor, ...]:
+        """Each sample's random numbers: of light, face, pose, and of coefficients outside beta."""
+        own = [2, 1 + len(KINDS) * MODES, 1 + 3]
+        return uniforms(seeds, self.numbers).split([*own, self.numbers - sum(own)], 1)
 
     def vertices(self, shape: Tensor) -> Tensor:
         """(B, I + E) coefficients to (B, V, 3) millimetres."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..decision import DecisionSpace, block
 from ..samples import DenseSamples
 from .random import normals, uniforms
+from .scores import normal
 
 DIMENSION = 3  # of the points that are generated
 
@@ -37,3 +38,10 @@ class QuadraticGenerator:
         parts = self.space.split(betas.to(seeds.device, torch.float64))
         points = parts["position"] + parts["spread"] * normals(uniforms(seeds, DIMENSION))
         return DenseSamples(points, torch.zeros_like(points), torch.ones_like(points[:, :1]))
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """See `hgenv.Generator`."""
+        self.space.check_rows(betas, seeds)
+        spread = self.space.split(betas.to(seeds.device, torch.float64))["spread"]
+        by_position, by_spread = normal(normals(uniforms(seeds, DIMENSION)), spread)
+        return torch.cat([by_position, by_spread.sum(1, keepdim=True)], 1)

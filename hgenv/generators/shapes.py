@@ -18,6 +18,7 @@ from ..rendering.csg.scene import Frame, Renderer, Scene
 from ..samples import DenseSamples
 from . import grammar
 from .random import normals, uniforms
+from .scores import normal
 
 if TYPE_CHECKING:
     import trimesh
@@ -27,6 +28,7 @@ T = TypeVar("T", Scene, Frame)
 # A frame in which fewer pixels than this share show the object teaches nothing: see `ShapeGenerator`.
 SMALLEST_SHARE = 0.005
 
+LOG_SPREAD = 0.1  # of the factor and of the exponent on the image
 WAVES = 4  # plane waves in a solid texture
 LIGHT_NUMBERS = 7 + 4 * WAVES  # random numbers that a sample owns for its light, before those of its shape
 
@@ -103,6 +105,15 @@ class ShapeGenerator:
         """The scenes that `frame` shows, for meshes of them."""
         return self._render(betas, seeds)[0]
 
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
+        self.space.check_rows(betas, seeds)
+        blocks, numbers = self._drawn_from(betas.detach(), seeds)
+        score = grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+        if self.lit:
+            score |= _light_score(blocks, numbers[:, :LIGHT_NUMBERS])
+        return torch.cat([score[b.name] for b in self.space.blocks], 1)
+
     def resized(self, size: int) -> Self:
         """The same generator with images of another size in pixels, of the same objects."""
         other = copy.copy(self)
@@ -150,14 +161,16 @@ class ShapeGenerator:
 
     def _sample(self, betas: Tensor, seeds: Tensor) -> tuple[Scene, grammar.Shape]:
         self.space.check_rows(betas, seeds)
-        betas = betas.to(seeds.device, torch.float64)
-        count = grammar.numbers_needed(self.depth)
-        numbers = uniforms(seeds, LIGHT_NUMBERS + count)
-        blocks = self.space.split(betas)
+        blocks, numbers = self._drawn_from(betas, seeds)
         with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
             shape = grammar.shapes(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
         look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
+
+    def _drawn_from(self, betas: Tensor, seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The blocks of beta, and each sample's random numbers: those of its light, then those of its shape."""
+        blocks = self.space.split(betas.to(seeds.device, torch.float64))
+        return blocks, uniforms(seeds, LIGHT_NUMBERS + grammar.numbers_needed(self.depth))
 
 
 def _with_initial(blocks: list[Block], values: Mapping[str, float | Sequence[float]]) -> list[Block]:
@@ -202,10 +215,28 @@ def _light(look: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
         "wave": math.pi * frequency[..., None] * direction,
         "phase": 2 * math.pi * u[:, 7 + 3 * WAVES :],
         "texture": look["texture"][:, 0] * u[:, 4],
-        "exposure": 2 ** look["exposure"][:, 0] * torch.exp(0.1 * z[:, 2]),
-        "contrast": 2 ** look["contrast"][:, 0] * torch.exp(0.1 * z[:, 3]),
+        "exposure": 2 ** look["exposure"][:, 0] * torch.exp(LOG_SPREAD * z[:, 2]),
+        "contrast": 2 ** look["contrast"][:, 0] * torch.exp(LOG_SPREAD * z[:, 3]),
     }
     return {name: value.float() for name, value in fields.items()}
+
+
+def _light_score(look: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+    """d log p / d beta of what `_light` draws, by block."""
+    z = normals(u[:, :4])
+    mean, spread = normal(z[:, :2], look["light_spread"])
+    log_median, _ = normal(z[:, 2:], torch.full_like(z[:, 2:], LOG_SPREAD / math.log(2)))
+    # The others are given, or bounds of what is uniform between them.
+    none = torch.full_like(look["ambient"], torch.nan)
+    return {
+        "light": mean,
+        "light_spread": spread.sum(1, keepdim=True),
+        "ambient": none,
+        "texture": none,
+        "texture_scale": none,
+        "exposure": log_median[:, :1],
+        "contrast": log_median[:, 1:],
+    }
 
 
 def _with_rows(whole: T, rows: Tensor, part: T) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unittest
 
 import torch
@@ -18,11 +19,15 @@ class GeneratorConformance:
 
     Attributes:
         samples: How many samples a check draws.
+        scored: How many samples the check of `log_prob_score` draws.
+        move: How far it moves beta, as a fraction of range.
         difference: Half the distance of the central differences that check `pathwise` blocks, as a fraction of range.
         tolerance: How far they may be from the exact derivatives, as a fraction of their size (medians over samples).
     """
 
     samples = 7
+    scored = 500
+    move = 0.05
     difference = 1e-3
     tolerance = 2e-2
 
@@ -143,6 +148,74 @@ class GeneratorConformance:
                     f"component {component} (block {name!r}): autograd and central differences are {error:.3g} apart, "
                     f"their size being {size:.3g}; take the block out of `pathwise`, or repair its derivative"
                 )
+
+    def test_log_prob_score(self) -> None:
+        """A score is zero in the mean, and says how the means of statistics of the samples move with beta."""
+        generator = self.make()
+        log_prob_score, space = getattr(generator, "log_prob_score", None), generator.space
+        if log_prob_score is None:
+            raise unittest.SkipTest("the generator declares no scores")
+        # Well within the bounds.
+        beta = space.project(space.denormalize(space.normalize(self._inputs(space)[0][0]) / 2 + 0.25))
+        betas, seeds = beta.expand(2 * self.scored, -1), torch.arange(2 * self.scored)
+        score = log_prob_score(betas, seeds)
+        assert (score.shape, score.dtype) == (betas.shape, torch.float64), (
+            f"log_prob_score gave {tuple(score.shape)} {score.dtype}; {tuple(betas.shape)} float64 is needed"
+        )
+        assert torch.equal(score.nan_to_num(), log_prob_score(betas, seeds).nan_to_num()), "two calls differ"
+        known = ~score.isnan().any(0)
+        assert known.any(), "all components of log_prob_score are NaN; leave it out"
+        assert score[:, known].isfinite().all(), "log_prob_score is infinite somewhere; say NaN where there is no score"
+        error = score.std(0) / math.sqrt(len(seeds))
+        wrong = known & (score.mean(0).abs() > 5 * error + 1e-9)
+        assert not wrong.any(), (
+            f"components {wrong.nonzero().flatten().tolist()} of log_prob_score are not zero in the mean, so they are "
+            "no derivatives of a density's logarithm"
+        )
+        center, score = space.normalize(beta), score * (space.high - space.low)
+        for block in space.blocks:
+            for component in range(*space.slice(block.name).indices(space.dimension)):
+                if known[component]:
+                    direction = self.move * torch.eye(space.dimension, dtype=torch.float64)[component]
+                    self._check_expectation(generator, center, direction, score[:, component] * self.move, block.name)
+                    break
+
+    def _check_expectation(
+        self, generator: Generator, center: Tensor, direction: Tensor, score: Tensor, name: str
+    ) -> None:
+        """E[h score] against the difference of E[h], h being what tells samples ahead from those behind.
+
+        One half of the seeds is for finding h, a linear discriminant, the other half for the means.
+        """
+        fit, test = torch.arange(2 * self.scored).split(self.scored)
+
+        def features(normalized: Tensor, seeds: Tensor) -> Tensor:
+            samples = generator(generator.space.denormalize(normalized).expand(len(seeds), -1), seeds)
+            numbers = torch.cat([x.flatten(1).to(torch.float64) for x in samples.tensors], 1)
+            return torch.cat([numbers, numbers**2], 1)
+
+        with torch.no_grad():
+            both = torch.cat([features(center + direction, fit), features(center - direction, fit)])
+            mean, scale = both.mean(0), both.std(0) + 1e-6
+            both = (both - mean) / scale
+            kernel = both @ both.T
+            ridge = 0.1 * kernel.diagonal().mean() * torch.eye(len(both), dtype=torch.float64)
+            label = torch.ones(len(both), dtype=torch.float64)
+            label[self.scored :] = -1
+            discriminant = both.T @ torch.linalg.solve(kernel + ridge, label)
+
+            def statistic(normalized: Tensor) -> Tensor:
+                return (features(normalized, test) - mean) / scale @ discriminant
+
+            change = (statistic(center + direction) - statistic(center - direction)) / 2
+            value = statistic(center)
+            product = (value - value.mean()) * score[test]
+            gap, error = (product - change).mean(), (product - change).std() / math.sqrt(self.scored)
+            assert gap.abs() <= 5 * error + 1e-9, (
+                f"along the first component of block {name!r} the mean of a statistic of the samples moves by "
+                f"{float(change.mean()):.4g}, but log_prob_score says by {float(product.mean()):.4g}, "
+                f"{float(gap.abs() / error):.1f} standard errors off"
+            )
 
     def _inputs(self, space: DecisionSpace) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(4)

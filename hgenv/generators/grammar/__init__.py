@@ -27,8 +27,17 @@ from ...device import compiled_kernels_serve
 from . import reference
 from .layout import NUMBERS_PER_NODE, Shape, numbers_needed, shape_blocks
 from .reference import union_of_parts
+from .scores import log_prob_score
 
-__all__ = ["NUMBERS_PER_NODE", "Shape", "numbers_needed", "shape_blocks", "shapes", "union_of_parts"]
+__all__ = [
+    "NUMBERS_PER_NODE",
+    "Shape",
+    "log_prob_score",
+    "numbers_needed",
+    "shape_blocks",
+    "shapes",
+    "union_of_parts",
+]
 
 
 def shapes(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Shape:
