@@ -230,7 +230,7 @@ def _cut(estimator: Mapping[str, Any] | None) -> str:
     if estimator is None:
         return "-"
     first = str(_class(estimator).__doc__).splitlines()[0]
-    (where,) = re.findall(r"\(cut at (?:the )?(\w+)\)", first)
+    (where,) = re.findall(r"\(cut (?:at )?(?:the )?(\w+)\)", first)
     return str(where)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from .base import Estimator, GradientOptimizer, Optimizer, Proposal
-from .estimators import Antithetic, Credit, Hybrid
+from .base import Estimator, GradientOptimizer, Optimizer, Proposal, UnsuitableError
+from .estimators import Antithetic, Combined, Credit, Hybrid, Pathwise, ScoreInfluence
 from .evolution import Evolution
 from .fixed import Fixed
 from .random_search import RandomSearch
@@ -49,6 +49,21 @@ credit_gradient = partial(
     period=2,
     shrinkage=Shrinkage(),
 )
+score_influence = partial(
+    GradientOptimizer,
+    estimator=ScoreInfluence(),
+    rule=RMSprop(0.01, momentum=0.9, decay_updates=30),
+    period=2,
+    shrinkage=Shrinkage(),
+)
+# Derivatives where the generator has them, score influence elsewhere.
+combined = partial(
+    GradientOptimizer,
+    estimator=Combined(),
+    rule=RMSprop(0.005, momentum=0.9, decay_updates=30),
+    period=2,
+    shrinkage=Shrinkage(),
+)
 basic_random_search = partial(
     GradientOptimizer,
     estimator=Antithetic(),
@@ -74,6 +89,8 @@ REGISTRY = _Registry(
         "hybrid_gradient": hybrid_gradient,
         "hybrid_gradient_paper": hybrid_gradient_paper,
         "credit_gradient": credit_gradient,
+        "score_influence": score_influence,
+        "combined": combined,
         "basic_random_search": basic_random_search,
         "basic_random_search_paper": basic_random_search_paper,
         "augmented_random_search": augmented_random_search,
@@ -88,6 +105,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Antithetic",
+    "Combined",
     "Credit",
     "Estimator",
     "Evolution",
@@ -95,15 +113,20 @@ __all__ = [
     "GradientOptimizer",
     "Hybrid",
     "Optimizer",
+    "Pathwise",
     "Proposal",
     "RMSprop",
     "RandomSearch",
     "Rule",
+    "ScoreInfluence",
     "Shrinkage",
+    "UnsuitableError",
     "augmented_random_search",
     "basic_random_search",
     "basic_random_search_paper",
+    "combined",
     "credit_gradient",
     "hybrid_gradient",
     "hybrid_gradient_paper",
+    "score_influence",
 ]

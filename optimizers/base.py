@@ -175,6 +175,10 @@ class Proposal:
     share: int = 1
 
 
+class UnsuitableError(TypeError):
+    """An estimator that needs what a generator does not have. The message says what."""
+
+
 class Estimator(Protocol):
     """Estimates dL/dbeta. A value: what it remembers is in the environment's last rollout."""
 
@@ -202,6 +206,7 @@ class Estimator(Protocol):
 
         Raises:
             RenderError: A sample cannot be rendered.
+            UnsuitableError: The generator does not have what the estimator needs.
         """
         ...
 

@@ -9,6 +9,8 @@ STYLES = {
     "hybrid_gradient": ("#0072B2", "-"),
     "hybrid_gradient_paper": ("#0072B2", "--"),
     "credit_gradient": ("#D55E00", "-"),
+    "score_influence": ("#56B4E9", "-"),
+    "combined": ("#000000", "-"),
     "basic_random_search": ("#009E73", "-"),
     "basic_random_search_paper": ("#009E73", "--"),
     "augmented_random_search": ("#009E73", ":"),
@@ -16,7 +18,7 @@ STYLES = {
     "random_search": ("#CC79A7", "-"),
     "fixed": ("#555555", "-"),
 }
-OTHERS = ("#56B4E9", "#8C564B", "#7F3FBF", "#B8A900", "#000000")
+OTHERS = ("#8C564B", "#7F3FBF", "#B8A900", "#17A2A2", "#A3B18A")
 VARIANTS = ((0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 Line = str | tuple[float, tuple[float, ...]]

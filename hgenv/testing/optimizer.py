@@ -203,6 +203,9 @@ class _FaultyGenerator:
         self._generator, self._kind = generator, kind
         self._random = np.random.default_rng(2)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)  # what a generator may have besides
+
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         samples = self._generator(betas, seeds)
         if self._random.random() >= self.rate:

@@ -1,7 +1,10 @@
 """Estimators of dL/dbeta, one a file."""
 
 from .antithetic import Antithetic
+from .combined import Combined
 from .credit import Credit
 from .hybrid import Hybrid
+from .pathwise import Pathwise
+from .score_influence import ScoreInfluence
 
-__all__ = ["Antithetic", "Credit", "Hybrid"]
+__all__ = ["Antithetic", "Combined", "Credit", "Hybrid", "Pathwise", "ScoreInfluence"]

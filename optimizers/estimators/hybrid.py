@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,7 @@ from hgenv import DataGenEnv
 
 from ..base import Proposal
 from ..directions import Kind, check_kind, coordinate, gaussian
-
-logger = logging.getLogger(__name__)
+from .differentiated import check_last_steps, clipped, pathwise_components, sample_gradient
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ class Hybrid:
         check_kind(self.directions)
         if self.num_directions < 1 or not self.sigma > 0:
             raise ValueError(f"num_directions and sigma must be positive, not {self.num_directions} and {self.sigma}")
-        if self.last_steps is not None and self.last_steps < 1:
-            raise ValueError(f"last_steps must be None or at least 1, not {self.last_steps}")
+        check_last_steps(self.last_steps)
 
     def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
         """None: all samples are made at the center."""
@@ -74,18 +71,10 @@ class Hybrid:
 
     def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
         """A row for each differentiated sample of the last step, (N, d); None if that failed."""
-        if env.last is None or not env.last.outcome.ok:
+        gradient = sample_gradient(env, self.last_steps, self.curvature)
+        if gradient is None:
             return None
-        steps = env.problem.unroll_steps
-        gradient = env.last.sample_gradient(last_steps=min(self.last_steps or steps, steps), curvature=self.curvature)
-        norms = gradient.norms
-        if not norms.isfinite().all():
-            logger.warning("update %d goes without a gradient: it is not finite", env.update)
-            return None
-        pathwise = torch.zeros(len(center), dtype=torch.bool)
-        if self.pathwise:
-            for name in env.generator.pathwise:
-                pathwise[env.space.slice(name)] = True
+        pathwise = pathwise_components(env) & self.pathwise
         rows = torch.zeros(len(gradient), len(center), dtype=torch.float64)
         if not pathwise.all():
             delta = self.draw((~pathwise).nonzero().squeeze(-1), len(gradient), len(center), random)
@@ -97,10 +86,7 @@ class Hybrid:
                 rows += torch.where((delta != 0).any(0) | pathwise, along.sum(0), torch.nan)
         if pathwise.any():
             rows += gradient.pathwise()
-        if self.clip_samples:
-            median = norms.median()
-            rows = torch.where(norms > median, median / norms, 1.0)[:, None] * rows
-        return env.problem.num_samples * rows
+        return env.problem.num_samples * (clipped(rows, gradient) if self.clip_samples else rows)
 
     def draw(self, components: Tensor, samples: int, dimension: int, random: torch.Generator) -> Tensor:
         """Directions (J, N, d) along some of the components, equation 10."""

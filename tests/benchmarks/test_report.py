@@ -279,6 +279,7 @@ def test_an_optimizer_looks_the_same_in_every_figure():
     """The table is part of every figure that was ever shown: a change of it is a change of all of them."""
     assert {name: look[0] for name, look in STYLES.items()} == {
         "hybrid_gradient": "#0072B2", "hybrid_gradient_paper": "#0072B2", "credit_gradient": "#D55E00",
+        "score_influence": "#56B4E9", "combined": "#000000",
         "basic_random_search": "#009E73", "basic_random_search_paper": "#009E73",
         "augmented_random_search": "#009E73", "evolution": "#E69F00", "random_search": "#CC79A7", "fixed": "#555555",
     }  # fmt: skip

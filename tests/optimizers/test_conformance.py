@@ -69,6 +69,16 @@ class TestCreditGradientOnASimplex(TestCreditGradient):
         return mixture()
 
 
+class TestScoreInfluence(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["score_influence"](space, seed=seed)
+
+
+class TestCombined(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["combined"](space, seed=seed)
+
+
 class TestBasicRandomSearch(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["basic_random_search"](space, seed=seed)
@@ -122,6 +132,8 @@ def test_registry_names_all() -> None:
         "hybrid_gradient",
         "hybrid_gradient_paper",
         "credit_gradient",
+        "score_influence",
+        "combined",
         "basic_random_search",
         "basic_random_search_paper",
         "augmented_random_search",

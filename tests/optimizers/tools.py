@@ -66,6 +66,9 @@ class Breaking:
         self.failing = False
         env.problem = replace(env.problem, generator=self)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)  # what a generator may have besides
+
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         if self.failing:
             raise RenderError("sample 0 cannot be rendered")
