@@ -7,13 +7,16 @@ generator has derivatives of (pathwise), those that pick (probabilities), and ot
 
 Takes the overrides of `hgenv run` for the environment. Writes `rows.parquet` (every gradient, per fraction of
 range) and `report.md` (cosines, cost of an estimate); what the folder holds of other environments stays. With
-`--report`, nothing is measured, and `report.md` is made again from the rows.
+`--only PATTERN`, estimators whose names match it (a regular expression) are measured, and what the folder holds of the
+others and of the reference stays as well. With `--report`, nothing is measured, and `report.md` is made again from the
+rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from hgenv import DataGenEnv, Generator, Outcome
-from hgenv.optimizers import Antithetic, Credit, Estimator, Hybrid
+from hgenv.optimizers import Antithetic, Combined, Credit, Estimator, Hybrid, Pathwise, ScoreInfluence, UnsuitableError
 from hgenv.optimizers.directions import KINDS
 
 from . import files, records
@@ -61,6 +64,12 @@ def _estimators() -> dict[str, Estimator]:
             found[f"credit, {directions}, sigma {sigma}"] = Credit(directions, sigma)
     found["credit, gaussian, sigma 0.1, pairs clipped"] = Credit(sigma=0.1, clip_pairs=True)
     found["credit with curvature, gaussian, sigma 0.1"] = Credit(sigma=0.1, curvature=True)
+    for virtual in (0, 48, 192, 768):
+        for medians, clipped in ((math.inf, "unclipped"), (1.0, "clipped at the median")):
+            found[f"score influence, {virtual} virtual, {clipped}"] = ScoreInfluence(virtual, medians)
+    found["pathwise"] = Pathwise(clip_samples=False)
+    found["pathwise, samples clipped"] = Pathwise()
+    found["combined, 192 virtual"] = Combined()
     return found
 
 
@@ -94,8 +103,8 @@ class Bench:
         losses = torch.tensor([_loss(o) for o in outcomes], dtype=torch.float64).reshape(2, -1)
         return (losses[0] - losses[1]) / (ahead - behind).sum(-1)
 
-    def estimates(self, draw: int) -> Iterator[tuple[str, Tensor, float]]:
-        """One estimate of every kind: its name, its gradient (d,), its CPU + GPU seconds beyond the step behind it."""
+    def estimates(self, draw: int, only: str = "") -> Iterator[tuple[str, Tensor, float]]:
+        """One estimate of every kind whose name matches: name, gradient (d,), seconds (CPU + GPU) beyond the step."""
         # All that take dL/dX with curvature look back on the same step, and one dL/dX serves them; each is charged for
         # it.
         env, center = self.at(draw), self.env.space.normalize(self.beta)
@@ -104,13 +113,17 @@ class Bench:
         before = env.ledger.spent("total_seconds")
         env.last.sample_gradient()
         served_at = env.ledger.spent("total_seconds") - before
-        for name, estimator in sorted(ESTIMATORS.items(), key=lambda pair: not _served(pair[1])):
+        wanted = {name: estimator for name, estimator in ESTIMATORS.items() if re.search(only, name)}
+        for name, estimator in sorted(wanted.items(), key=lambda pair: not _served(pair[1])):
             random = torch.Generator().manual_seed(draw)
             if not _served(estimator):
                 env = self.at(draw)
                 self._step(estimator, center, random)
             before = env.ledger.spent("total_seconds")
-            rows = estimator.estimate(env, center, random)
+            try:
+                rows = estimator.estimate(env, center, random)
+            except UnsuitableError:
+                continue
             if rows is None:
                 raise SystemExit(f"{name}: no estimate at draw {draw}; the log above says why")
             cost = env.ledger.spent("total_seconds") - before
@@ -227,6 +240,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {ROWS} and report.md")
     parser.add_argument("--report", action="store_true", help="make report.md of what the folder holds, no more")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="estimators whose names match")
     parser.add_argument("--warm", type=int, default=60, help="updates at the initial beta before measuring (60)")
     parser.add_argument("--draws", type=int, default=16, help="sets of sample seeds for the estimates, 2 at least (16)")
     parser.add_argument("--references", type=int, default=24, help="and for the reference (24)")
@@ -248,19 +262,29 @@ def measure(options: argparse.Namespace, overrides: list[str], command: str) -> 
     environment = f"{records.environment_label(settings.identity)}, K x B = {k} x {b}"
     bench = Bench(env, options.warm)
     rows, facts = read_estimates(options.out) if (options.out / ROWS).exists() else ([], {})
-    rows = [row for row in rows if row["environment"] != environment]
+    known = {name: getattr(options, name) for name in ("warm", "draws", "references", "sigma")}
+    known |= {"groups": component_groups(env.generator)}
+    # What the folder holds of other environments stays; of this one, what was measured alike and is not meant now.
+    before = facts.get(environment, {})
+    alike = bool(options.only) and all(before.get(name) == value for name, value in known.items())
+
+    def stays(row: Mapping[str, Any]) -> bool:
+        return row["environment"] != environment or (alike and not re.search(options.only, row["estimator"]))
+
+    rows = [row for row in rows if stays(row)]
 
     def add(name: str, draw: int, gradient: Tensor, cost: float) -> None:
         found = {"environment": environment, "estimator": name, "draw": draw}
         rows.append(found | {"gradient": gradient.tolist(), "seconds": cost})
 
     for draw in track(range(options.draws), "estimates", disable=not sys.stdout.isatty()):
-        for name, gradient, cost in bench.estimates(draw):
+        for name, gradient, cost in bench.estimates(draw, options.only):
             add(name, draw, gradient, cost)
-    for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
-        add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
-    known = {name: getattr(options, name) for name in ("warm", "draws", "references", "sigma")}
-    facts[environment] = known | {"command": command, "groups": component_groups(env.generator)}
+    if not any(row["environment"] == environment and row["estimator"] == "reference" for row in rows):
+        for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
+            add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
+    commands = [*([before["command"]] if alike else []), command]
+    facts[environment] = known | {"command": "; ".join(dict.fromkeys(commands))}
     write_estimates(options.out, rows, facts)
 
 
