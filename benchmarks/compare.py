@@ -56,7 +56,7 @@ def compare(
         RunError: The arguments make no sense.
         Interrupted: It was stopped from outside.
         SettingError: Likewise.
-        hydra.errors.HydraException: A name is unknown; the message lists the choices.
+        hydra.errors.HydraException: Hydra cannot parse them.
     """
     if workers < 1:
         raise RunError(f"workers must be at least 1, not {workers}")
