@@ -75,6 +75,7 @@ def run(settings: Settings, command: str | None = None) -> Path:
             changed.
     """
     folder = settings.folder
+    begun = False
     try:
         done = config.ended(folder, settings.identity)
         if done is None:
@@ -90,13 +91,13 @@ def run(settings: Settings, command: str | None = None) -> Path:
             with lease.owned(folder) as mine:
                 done = config.ended(folder, settings.identity)  # by another process, in the meantime
                 if done is None:
+                    begun = True
                     done = job.go(mine)
         else:
             print(f"{folder}: nothing to do, it is {done['status']}", flush=True)
     except OSError as error:
-        raise RunError(
-            f"{folder}: {files.said(error)}. What was written is kept, and the same command goes on with it"
-        ) from error
+        kept = ". What was written is kept, and the same command goes on with it" if begun else ""
+        raise RunError(f"{folder}: {files.said(error)}{kept}") from error
     if done["status"] == "failed":
         raise RunError(f"{folder}: {done['message']}")
     return folder
