@@ -499,18 +499,21 @@ def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def is_ours(record: Mapping[str, Any]) -> bool:
-    """Whether everything that makes a run's environment is hgenv's own: its id, and every class that it names."""
+    """Whether everything that makes a run's environment is a part of hgenv: its id, and every class that it names.
+
+    Not just anything of hgenv: a class may start processes, or write files.
+    """
     env = record["env"]
     try:
         if ":" in env["id"] or not str(gymnasium.spec(env["id"]).entry_point).startswith("hgenv."):
             return False
         names = list(_names([env, record.get("where")]))
-        if not all(name.startswith("hgenv.") for name in names):
+        if not all(map(defaults.is_part, names)):
             return False
         found = [defaults.find(name, "env") for name in names]
     except (gymnasium.error.Error, SettingError):
         return False
-    return all(isinstance(kind, type) and kind.__module__.startswith("hgenv.") for kind in found)
+    return all(isinstance(kind, type) and defaults.is_part(f"{kind.__module__}.{kind.__name__}") for kind in found)
 
 
 def make_environment(record: Mapping[str, Any]) -> DataGenEnv:

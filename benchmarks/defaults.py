@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 TARGET = "_target_"
+# Packages of hgenv whose classes settings name.
+PARTS = ("datasets", "generators", "learning", "optimizers", "probing", "rendering", "tasks")
 Target = Callable[..., Any]
 
 
@@ -72,7 +74,7 @@ def find(name: Any, where: str) -> Target:
             if not hasattr(found, part) and isinstance(found, types.ModuleType):
                 importlib.import_module(path)
             found = getattr(found, part)
-    except Exception as error:  # importing a module can raise anything
+    except (Exception, SystemExit) as error:  # importing a module can raise anything
         choice = f"; it has {', '.join(found.__all__)}" if hasattr(found, "__all__") else ""
         raise SettingError(f"{where}.{TARGET}: cannot find {name!r} ({error}){choice}") from error
     if not callable(found):
@@ -80,10 +82,25 @@ def find(name: Any, where: str) -> Target:
     return typing.cast(Target, found)
 
 
+def is_part(name: Any) -> bool:
+    """Whether a name is of our own packages whose classes settings name: to import those does nothing else."""
+    first, *rest = str(name).split(".")
+    if first != "hgenv" or not rest or any(part.startswith("_") for part in rest):
+        return False
+    return len(rest) == 1 or rest[0] in PARTS
+
+
 def familiar(name: Any) -> bool:
-    """Whether looking for a name imports nothing from a package that is not imported already, or our own."""
-    first = str(name).partition(".")[0]
-    return first == "hgenv" or first in sys.modules
+    """Whether looking for a name imports nothing that is not imported already, but for parts of our own."""
+    if is_part(name):
+        return True
+    path, rest = str(name), list[str]()
+    while path not in sys.modules:
+        path, _, last = path.rpartition(".")
+        if not path:
+            return False
+        rest.insert(0, last)
+    return not rest or rest[0] in vars(sys.modules[path])  # a module may import what it is asked for
 
 
 def name_of(target: type) -> str:
