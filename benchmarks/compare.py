@@ -116,9 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders, failed = compare(*_parsed(arguments))
         for folder, words in failed.items():
             print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
+        # Those that are what was asked for name what the user has named. Others may be a stranger's.
+        own = [folder for folder in folders if folder not in failed]
         for study in sorted({folder.parents[2] for folder in folders}):
             found = report.collect([study])
-            print("\n" + report.write(found, study, trusted=folders))
+            print("\n" + report.write(found, study, trusted=own))
             print(f"report:      {study / 'report.html'} (and report.md)")
             print(f"TensorBoard: hgenv board {study}")
     except Interrupted as error:

@@ -265,7 +265,7 @@ def _check_config(config: Any) -> None:
     if not isinstance(config["env"]["label"], str) or not isinstance(config["optimizer"]["label"], str):
         raise ValueError("a label is no text")
     budget, seed = config["budget"], config["seed"]
-    Budget(budget["amount"], budget["unit"])
+    Budget(float(budget["amount"]), budget["unit"])
     if type(seed) is not int or seed < 0:
         raise ValueError(f"the seed is {seed!r}")
     if not isinstance(config["env"]["id"], str) or not isinstance(config.get("where", {}), dict):
@@ -478,6 +478,9 @@ def read_done(folder: Path) -> dict[str, Any] | None:
         for name in ("incidents", "platforms"):
             if not isinstance(done.get(name, {}), dict):
                 raise ValueError(f"{name} is no object")
+        for facts in done.get("platforms", {}).values():
+            if not isinstance(facts, dict):
+                raise ValueError("a platform is no object")
         _check_numbers(done.get("incidents", {}).values(), "incidents")
     except FileNotFoundError:
         return None

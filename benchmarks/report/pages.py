@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,12 @@ def collect(folders: Iterable[Path]) -> Collection:
             try:
                 is_study = (place / studies.RUNS).is_file()
                 runs = studies.read(place) if is_study else [studies.from_record(records.opened(place))]
+                for run in runs:
+                    _check_writable(run)
             except (RecordError, OSError) as error:
                 found.excluded[place] = files.within(place, str(error))
                 continue
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
                 found.excluded[place] = f"damaged, not the record of a run ({error!r}); make it again"
                 continue
             for run in runs:
@@ -93,6 +96,20 @@ def collect(folders: Iterable[Path]) -> Collection:
     found.runs.sort(key=lambda run: run.key)
     _leave_out_strangers(found)
     return found
+
+
+def _check_writable(run: Run) -> None:
+    """Make sure that all texts of a run can be written: JSON may hold halves of characters.
+
+    Raises:
+        RecordError: They cannot.
+    """
+    rows = sorted({*run.status, *run.message})
+    texts = [run.config, asdict(run.facts), None if run.end is None else asdict(run.end), rows]
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RecordError("a text in its record is no Unicode; make the run again") from None
 
 
 def _leave_out_strangers(found: Collection) -> None:

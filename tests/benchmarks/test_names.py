@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from hgenv.benchmarks import defaults
+from hgenv.benchmarks import compare, defaults
 from hgenv.benchmarks.config import compose, differences, is_ours
 from hgenv.benchmarks.defaults import SettingError
+from hgenv.benchmarks.run import run
 
 
 @pytest.mark.parametrize("env", ["shapes", "shapes_lit", "shapes_lab", "faces", "quadratic"])
@@ -54,5 +55,20 @@ def test_a_recorded_name_makes_nothing_be_imported(name: str) -> None:
 def test_a_module_that_ends_the_process_is_an_error_in_words(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leaves_at_once.py").write_text("raise SystemExit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingError, match="cannot find 'leaves_at_once.Thing'"):
+    with pytest.raises(SettingError, match=r"cannot find 'leaves_at_once\.Thing'"):
         defaults.find("leaves_at_once.Thing", "env")
+
+
+def test_a_comparisons_own_report_trusts_no_run_that_it_did_not_ask_for(
+    tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"root={tmp_path}", "env=quadratic", "optimizer=fixed", "budget={amount: 3, unit: updates}"]
+    settings = compose(words)
+    run(settings)
+    config = settings.folder / "config.yaml"
+    config.write_text(config.read_text().replace("hgenv.SGD", "unittest.__main__.x"))
+    before = set(sys.modules)
+    assert compare.main(words) == 1
+    assert "was made by another configuration" in capsys.readouterr().err
+    assert "unittest.__main__" not in set(sys.modules) - before
+    assert "hgenv report --trust runs it" in (tmp_path / "default/report.md").read_text()
