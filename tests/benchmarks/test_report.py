@@ -380,7 +380,7 @@ def test_where_no_run_can_be_read_the_report_says_that_and_why(tmp_path, capsys)
     assert f"no run could be read\nEXCLUDED {folder}: " in capsys.readouterr().out
     first, second, reason = (tmp_path / "report.md").read_text().strip().split("\n\n")
     assert (first, second) == ("# Report: no run could be read", "## Excluded: 1")
-    assert str(folder / "config.yaml") in reason
+    assert f"{folder}: config.yaml: damaged" in reason
     page = (tmp_path / "report.html").read_text()
     assert "<title>Report: no run could be read</title>" in page
     assert not any(words in page for words in ("Tables above", "Figures", "How these figures"))
