@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 def save(folder: Path, kept: Mapping[str, Any], rows: int) -> None:
     """Write a checkpoint that is there completely or not at all, and delete those before the last one.
 
+    What processes that were killed had half written is deleted, too.
+
     Args:
         folder: The run's.
         kept: Tensors, numbers, texts, None, and lists, tuples and dictionaries of them.
@@ -51,7 +53,7 @@ def save(folder: Path, kept: Mapping[str, Any], rows: int) -> None:
     body = buffer.getvalue()
     head = {"format": FORMAT, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     files.write(folder / f"checkpoint-{rows}.ckpt", [json.dumps(head).encode() + b"\n", body])
-    for path in find(folder)[KEPT:]:
+    for path in find(folder)[KEPT:] + files.leftovers(folder):
         with suppress(OSError):  # it is only in the way
             path.unlink()
 
@@ -102,7 +104,11 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         RecordError: It is damaged, or of a kind that this version does not read.
         OSError: The system refuses.
     """
-    with path.open("rb") as file:
+    try:
+        opened = files.readable(path)
+    except files.OddFileError as error:
+        raise RecordError(str(error)) from None
+    with opened as file:
         line = file.readline(1024)
         try:
             head = json.loads(line)

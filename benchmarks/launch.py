@@ -79,7 +79,7 @@ class Job:
         """Begin it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         threads = str(self.settings.where["threads"])
-        with (self.folder / LOG).open("ab") as log:  # another process may be at work on the run, and in the log
+        with files.appending(self.folder / LOG) as log:  # another process may be at work on the run, and in the log
             self.said = log.tell()
             self.process = Child(
                 [sys.executable, "-m", "hgenv", "run", *self.arguments],
@@ -122,7 +122,7 @@ class Job:
     def last_words(self) -> str:
         """How the run's output ends, since it was started here."""
         try:
-            with (self.folder / LOG).open("rb") as log:
+            with files.readable(self.folder / LOG) as log:
                 log.seek(max(self.said, log.seek(0, os.SEEK_END) - 2000))
                 return log.read().decode(errors="replace").strip()
         except OSError as error:

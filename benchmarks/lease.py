@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import files
 from .records import RecordError
 
 LOCK, LEASE = "lock", "lease.json"
@@ -145,7 +146,7 @@ def owned(folder: Path) -> Iterator[Lease]:
         OSError: The folder cannot be written to.
     """
     # Not a file that is ever replaced, and open for writing, which NFS asks of a lock.
-    with (folder / LOCK).open("a") as file:
+    with files.appending(folder / LOCK) as file:
         locked = _lock(file.fileno(), folder)
         lease = Lease(folder, _acquire(folder, trusted=locked))
         try:
@@ -172,12 +173,15 @@ def read(path: Path) -> Owner:
 
     Raises:
         FileNotFoundError: There is none.
+        OddFileError: It is a pipe, a device or a link; the message says to delete it.
         ValueError: The file is no lease.
     """
-    kept: Any = json.loads(path.read_bytes()[:4096] or b"null")
+    with files.readable(path, links=False) as file:
+        text = file.read(4096)
     try:
+        kept: Any = json.loads(text or b"null")
         owner = Owner(**kept)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(f"no lease: {error}") from None
     if not all(isinstance(v, str) for v in (owner.host, owner.machine, owner.started, owner.token)):
         raise ValueError("no lease: a name is no text")
@@ -234,7 +238,7 @@ def _stands(path: Path, other: Owner | None, *, trusted: bool) -> bool:
     """Whether a lease keeps others out: by its process where that is known, else by its age."""
     if other is not None and other.is_here:
         return other.lives and not trusted
-    return _age(path) < PATIENCE
+    return abs(_age(path)) < PATIENCE  # clocks differ a little; what is from the future is no sign of life, either
 
 
 def _take_away(path: Path, other: Owner | None) -> None:
@@ -246,7 +250,7 @@ def _take_away(path: Path, other: Owner | None) -> None:
     try:
         guard.touch(exist_ok=False)
     except FileExistsError:
-        if _age(guard) > PATIENCE:  # of a process that was killed in this very moment
+        if abs(_age(guard)) > PATIENCE:  # of a process that was killed in this very moment
             guard.unlink(missing_ok=True)
         return
     try:
@@ -277,11 +281,11 @@ def _create(path: Path, owner: Owner) -> None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was touched, by its file system's clock; infinite if it is gone."""
+    """Seconds since a file was touched, by its file system's clock; infinite if it is gone, negative in the future."""
     probe = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        return probe.stat().st_mtime - path.lstat().st_mtime
     except FileNotFoundError:
         return float("inf")
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from hgenv.env import DataGenEnv
 from hgenv.samples import Samples
 from hgenv.tasks import Picture
+
+from . import files
 
 Pixels = NDArray[np.uint8]
 
@@ -76,7 +79,9 @@ def save(picture: Picture, path: Path) -> None:
     layout = {"rows": len(picture.rows), "columns": len(picture.rows[0])}
     text = PngImagePlugin.PngInfo()
     text.add_itxt(LAYOUT, json.dumps(layout | {"titles": picture.titles, "note": picture.note}))
-    Image.fromarray(arrange(picture)).save(path, "png", pnginfo=text, optimize=True)
+    data = BytesIO()
+    Image.fromarray(arrange(picture)).save(data, "png", pnginfo=text, optimize=True)
+    files.write(path, data.getvalue())
 
 
 def load(path: Path) -> Picture:
@@ -86,7 +91,7 @@ def load(path: Path) -> Picture:
         ValueError: The file is no picture that `save` wrote.
     """
     try:
-        with Image.open(path) as file:
+        with files.readable(path) as data, Image.open(data) as file:
             layout = json.loads(getattr(file, "text", {})[LAYOUT])
             pixels = np.asarray(file.convert("RGB"))
         rows, columns = layout["rows"], layout["columns"]

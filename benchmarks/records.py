@@ -224,7 +224,7 @@ def _small(path: Path) -> str:
         ValueError: It is larger, or no text.
         OSError: The system refuses.
     """
-    with path.open("rb") as file:
+    with files.readable(path) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
@@ -354,7 +354,7 @@ def lines_of(path: Path, *, ended: bool) -> Iterator[bytes]:
         RecordError: A line is too long.
         OSError: The system refuses.
     """
-    with path.open("rb") as file:
+    with files.readable(path) as file:
         number = 0
         while line := file.readline(LONGEST):
             number += 1
@@ -375,7 +375,7 @@ def last_rows(path: Path) -> tuple[Row | None, Row | None]:
         ValueError: They are no JSON objects.
         OSError: The system refuses.
     """
-    with path.open("rb") as file:
+    with files.readable(path) as file:
         first = file.readline(LONGEST)
         if not first.endswith(b"\n"):
             return None, None

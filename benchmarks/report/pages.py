@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -25,6 +24,7 @@ from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
 from .verdict import verdict
 
 FIGURES = "figures"
+SUFFIXES = (".png", ".webp", ".svg")  # that a figure of ours has, or had
 
 
 @dataclass
@@ -246,7 +246,13 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
 
     Returns:
         The tables of results, for a console.
+
+    Raises:
+        RecordError: The folder for figures is a link; nothing has changed.
+        OSError: The system refuses.
     """
+    if (out / FIGURES).is_symlink():
+        raise RecordError(f"{out / FIGURES}: is a symbolic link, and figures are written through none; delete the link")
     groups = [(label, list(runs)) for label, runs in groupby(found.runs, key=lambda run: run.environment)]
     sections = [section(label, runs) for label, runs in groups]
     shown = [(label, [run for run in runs if run.end is not None] or runs) for label, runs in groups]
@@ -270,12 +276,12 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         "commands": again(end.command for end in ends if end.command),
     }
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
-    mark = f"part-{os.getpid()}"  # two comparisons of one study end at the same time
     for figure in pictures:
-        for old in (out / FIGURES).glob(f"{Path(figure.name).stem}.*"):
-            if old.name != figure.name:
-                old.unlink(missing_ok=True)  # of another format
-        files.write(out / FIGURES / figure.name, figure.data, mark)
+        path = out / FIGURES / figure.name
+        for suffix in SUFFIXES:
+            if suffix != path.suffix:
+                path.with_suffix(suffix).unlink(missing_ok=True)  # of another format
+        files.write(path, figure.data)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     for name in ("report.md", "report.html") if html else ("report.md",):
         page = name.endswith("html")
@@ -283,7 +289,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
             loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=page,
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=None if page else escaped,
         )  # fmt: skip
-        files.write(out / name, templates.get_template(name).render(context), mark)
+        files.write(out / name, templates.get_template(name).render(context))
     lines = []
     for part in sections:
         lines.append(escaped(f"{part.label}: {part.data}") + (" (STAND-IN, no real photos)" if part.standin else ""))
@@ -331,7 +337,9 @@ def _kept(groups: Sequence[Group], name: str) -> Path | None:
     sources = {run.source for _, runs in groups for run in runs}
     if len(sources) != 1:
         return None
-    return next(iter(sorted((sources.pop() / FIGURES).glob(f"{name}.*"))), None)
+    folder = sources.pop() / FIGURES
+    paths = [] if folder.is_symlink() else [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((path for path in paths if path.is_file() and not path.is_symlink()), None)  # a link may lead anywhere
 
 
 def _data(runs: Sequence[Run]) -> str:

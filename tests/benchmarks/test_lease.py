@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hgenv.benchmarks import lease
+from hgenv.benchmarks.files import OddFileError
 from hgenv.benchmarks.lease import LEASE, LeaseError, Owner, TakenError, owned
 
 
@@ -169,3 +170,45 @@ def test_without_locks_too(tmp_path: Path, no_locks: None, before: str) -> None:
 def test_what_the_system_refuses_is_not_called_another_process(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError), owned(Path(os.devnull) / "x"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "nowhere", "link"])
+def test_a_lease_that_is_no_file_is_to_be_deleted(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / LEASE
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        write(tmp_path, **ELSEWHERE)
+        path.rename(tmp_path / "theirs")
+        path.symlink_to({"device": "/dev/zero", "nowhere": "gone", "link": "theirs"}[kind])
+    assert lease.taken(tmp_path) is None  # the run itself says what is wrong
+    with pytest.raises(OddFileError, match=r"lease.json: it is .*; delete"), owned(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / lease.LOCK).symlink_to("elsewhere")
+    with pytest.raises(OddFileError, match="lock: it is a symbolic link; delete the link"), owned(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_lease_of_any_size_is_read_no_further_than_a_lease_goes(tmp_path: Path) -> None:
+    with (tmp_path / LEASE).open("wb") as file:
+        file.truncate(2**40)  # a hole
+    with pytest.raises(ValueError, match="Expecting value"):
+        lease.read(tmp_path / LEASE)
+    (tmp_path / LEASE).write_text("[" * 9999)
+    with pytest.raises(ValueError, match="no lease: maximum recursion"):
+        lease.read(tmp_path / LEASE)
+
+
+def test_clocks_may_differ_a_little_but_what_is_from_the_future_keeps_nobody_out(tmp_path: Path) -> None:
+    write(tmp_path, 30 - lease.PATIENCE, **ELSEWHERE)
+    assert lease.taken(tmp_path) is not None
+    write(tmp_path, -lease.PATIENCE - 30, **ELSEWHERE)
+    (tmp_path / f"{LEASE}.ended").touch()
+    os.utime(tmp_path / f"{LEASE}.ended", (2**31, 2**31))
+    assert lease.taken(tmp_path) is None
+    with owned(tmp_path) as mine:
+        assert lease.read(tmp_path / LEASE) == mine.owner

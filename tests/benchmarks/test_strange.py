@@ -8,6 +8,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgenv.benchmarks import checkpoint, lease, records
+from hgenv.benchmarks import checkpoint, lease, pictures, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
+from hgenv.benchmarks.launch import Job
 from hgenv.benchmarks.records import RecordError
-from hgenv.benchmarks.report import collect
+from hgenv.benchmarks.report import collect, pages
 from hgenv.benchmarks.report.__main__ import main as report
 from hgenv.benchmarks.run import run
 from hgenv.optimizers import Fixed
+from hgenv.tasks import Picture
 from hgenv.tasks.quadratic import QuadraticTask
 
 from .raw import change_rows, make_run
@@ -416,3 +419,66 @@ def test_settings_that_would_do_harm_are_refused(tmp_path: Path, word: str, mess
 @pytest.mark.parametrize(("word", "part"), [("study=2024", "2024"), ("optimizer.label=3", "3"), ("env.label=7", "7")])
 def test_numbers_are_names_too(tmp_path: Path, word: str, part: str) -> None:
     assert part in quadratic(tmp_path, word).folder.parts
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "rows.jsonl", "DONE.json", "EARLIER.json", "checkpoint-99.ckpt"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = run(quadratic(tmp_path, updates=1))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert report([str(tmp_path)]) == (1 if name in ("config.yaml", "rows.jsonl", "DONE.json") else 0)
+    if name == "checkpoint-99.ckpt":
+        assert run(quadratic(tmp_path, updates=2)) == folder  # from the one before
+    elif name != "rows.jsonl":
+        words = "there are rows, but no" if name == "config.yaml" else f"{name}: it is no regular file; delete it"
+        with pytest.raises((RunError, RecordError), match=words):
+            run(quadratic(tmp_path, updates=1 if name == "DONE.json" else 2))
+    read = {"checkpoint-99.ckpt": lambda _: checkpoint.read(folder / name), "EARLIER.json": records.earlier_endings}
+    with pytest.raises((OSError, RecordError), match=rf"{name}: it is no regular file; delete it"):
+        read.get(name, records.read)(folder)
+
+
+def test_a_run_writes_and_a_report_reads_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    found = quadratic(tmp_path / "runs", "checkpoint_seconds=0", updates=2)
+    found.folder.mkdir(parents=True)
+    for name in ("rows.jsonl.part", "DONE.json.part", "config.yaml.part", "rows.jsonl", "validation.png", "log.txt"):
+        (found.folder / name).symlink_to(victim)
+    picture = Picture((np.zeros((1, 4, 4, 3), np.uint8),), ("image",))
+    pictures.save(picture, found.folder / "validation.png")
+    assert not (found.folder / "validation.png").is_symlink()
+    (found.folder / "rows.jsonl").unlink()
+    (found.folder / "rows.jsonl").symlink_to(tmp_path / "gone")
+    run(found)
+    with pytest.raises(OSError, match=r"log.txt: it is a symbolic link; delete the link"):
+        Job([], found).start()
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_report_deletes_no_files_but_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    make_run(runs, "fixed", 0, [9, 8])
+    (runs / "figures").mkdir()
+    elsewhere.mkdir()
+    for folder in (runs / "figures", elsewhere):
+        for name in ("curves.csv", "curves.webp"):
+            (folder / name).write_text("mine")
+    assert report([str(runs)]) == 0
+    assert sorted(path.name for path in (runs / "figures").iterdir()) == ["curves.csv", "curves.png"]
+    shutil.rmtree(runs / "figures")
+    (runs / "figures").symlink_to(elsewhere)
+    assert report([str(runs)]) == 1
+    assert "figures: is a symbolic link" in capsys.readouterr().err
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["curves.csv", "curves.webp"]
+
+
+def test_a_figure_of_a_study_is_not_read_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    groups: Any = [("quadratic", [SimpleNamespace(source=tmp_path)])]
+    (tmp_path / "figures" / "gallery.png").symlink_to("/dev/zero")
+    (tmp_path / "figures" / "gallery.csv").touch()
+    assert pages._kept(groups, "gallery") is None
+    (tmp_path / "figures" / "gallery.webp").touch()
+    assert pages._kept(groups, "gallery") == tmp_path / "figures" / "gallery.webp"
