@@ -224,6 +224,17 @@ def forged(folder: Path, change: Any) -> None:
         lambda kept: kept.update(run=None),
         lambda kept: kept.update(run={}),
         lambda kept: kept.update(platforms={"x": 1}),
+        lambda kept: kept.update(platforms={"x": {"a": torch.zeros(2)}}),
+        lambda kept: kept.update(platforms={("x", "y"): {"a": "b"}}),
+        lambda kept: kept["run"].update(seed=torch.zeros(2)),
+        lambda kept: kept["run"].update(env=kept["run"]),
+        lambda kept: kept["run"].update({("a", "b"): 1}),
+        lambda kept: kept.update(rows=float(kept["rows"])),
+        lambda kept: kept.update(rows=torch.zeros(kept["rows"])),
+        lambda kept: kept["env"].update(update=5),
+        lambda kept: kept["env"].update(update=torch.zeros(2)),
+        lambda kept: kept["env"]["ledger"]["seconds"]["train"].update(wall_seconds=-9.0),
+        lambda kept: kept["env"]["ledger"]["counts"].update(samples=-1),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path, change: Any) -> None:
@@ -416,3 +427,73 @@ def test_settings_that_would_do_harm_are_refused(tmp_path: Path, word: str, mess
 @pytest.mark.parametrize(("word", "part"), [("study=2024", "2024"), ("optimizer.label=3", "3"), ("env.label=7", "7")])
 def test_numbers_are_names_too(tmp_path: Path, word: str, part: str) -> None:
     assert part in quadratic(tmp_path, word).folder.parts
+
+
+# --- What a run goes on from -----------------------------------------------------------------------------------------
+
+
+class TruncatesRows(Meddles):
+    def meddle(self, folder: Path) -> None:
+        os.truncate(folder / "rows.jsonl", 100)
+
+
+@pytest.mark.parametrize("seconds", [0, 100])
+def test_rows_that_were_cut_end_a_run_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    monkeypatch.setenv("MEDDLED", str(quadratic(tmp_path).folder))
+    asked = [f"optimizer._target_={HERE}.TruncatesRows", f"checkpoint_seconds={seconds}"]
+    with pytest.raises(RunError, match=r"rows.jsonl: was changed while the run was at work, it is \d+ bytes long inst"):
+        run(quadratic(tmp_path, *asked, updates=6))
+    assert not (quadratic(tmp_path).folder / "DONE.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda kept: kept["env"].update(update=5), "it is of update 5, the last row of 9"),
+        (lambda kept: kept["env"]["ledger"]["seconds"]["optimizer"].update(cpu_seconds=-1.0), "it has spent -"),
+        (lambda kept: kept["env"]["ledger"]["counts"].update(samples=7), "has spent 7 samples, the last row 288"),
+        (lambda kept: kept["env"]["ledger"]["counts"].update(flops=-1), "a whole number from 0 on"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_the_rows_is_damaged_and_the_one_before_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, words: str
+) -> None:
+    folder = run(quadratic(tmp_path / "damaged", updates=5))
+    run(quadratic(tmp_path / "damaged", updates=9))
+    (folder / "DONE.json").unlink()
+    newest, before = checkpoint.find(folder)
+    kept = before.read_bytes()
+    forged(folder, change)
+    before.write_bytes(kept)
+    run(quadratic(tmp_path / "damaged", updates=9))
+    assert f"{newest}: damaged" in caplog.text
+    assert words in caplog.text
+    assert f"goes on from {before.name}" in caplog.text
+    assert without_clocks(folder) == without_clocks(run(quadratic(tmp_path / "whole", updates=9)))
+
+
+@pytest.mark.parametrize("fingerprints", [[], "x", [["test"]]])
+def test_fingerprints_that_are_none_are_damage(tmp_path: Path, fingerprints: Any) -> None:
+    folder = open_run(tmp_path)
+    change_rows(folder, lambda rows: rows[0].update(fingerprints=fingerprints))
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 1 is damaged: fingerprints is no object"):
+        run(quadratic(tmp_path, updates=6))
+
+
+@pytest.mark.parametrize("depth", [60, 180, 600])
+def test_a_config_that_is_nested_too_deep_is_damage(tmp_path: Path, depth: int) -> None:
+    folder = open_run(tmp_path)
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert "device: auto" in text
+    config.write_text(text.replace("device: auto", f"device: {'[' * depth}{']' * depth}"))
+    with pytest.raises(RecordError, match=r"config.yaml: damaged"):
+        run(quadratic(tmp_path, updates=9))
+
+
+def test_platforms_of_an_end_that_are_none_are_damage(tmp_path: Path) -> None:
+    folder = run(quadratic(tmp_path))
+    done = json.loads((folder / "DONE.json").read_text())
+    (folder / "DONE.json").write_text(json.dumps(done | {"platforms": {"x": 3}}))
+    with pytest.raises(RecordError, match=r"DONE.json: damaged \(a platform is no object\)"):
+        run(quadratic(tmp_path))
