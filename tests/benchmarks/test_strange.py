@@ -10,12 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hgenv import SGD, DataGenEnv, DecisionError
 from hgenv.benchmarks import checkpoint, lease, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
@@ -23,8 +25,11 @@ from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report import collect
 from hgenv.benchmarks.report.__main__ import main as report
 from hgenv.benchmarks.run import run
+from hgenv.environments.quadratic import QuadraticEnv
+from hgenv.generators.quadratic import QuadraticGenerator
+from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.optimizers import Fixed
-from hgenv.tasks.quadratic import QuadraticTask
+from hgenv.tasks.quadratic import QuadraticTask, point_data
 
 from .raw import change_rows, make_run
 from .test_run import tree, without_clocks
@@ -497,3 +502,38 @@ def test_platforms_of_an_end_that_are_none_are_damage(tmp_path: Path) -> None:
     (folder / "DONE.json").write_text(json.dumps(done | {"platforms": {"x": 3}}))
     with pytest.raises(RecordError, match=r"DONE.json: damaged \(a platform is no object\)"):
         run(quadratic(tmp_path))
+
+
+# --- What an environment is given -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_a_rollout_cannot_take_is_named() -> None:
+    env = QuadraticEnv()
+    env.reset(seed=0)
+    beta, n = env.space.initial, env.problem.num_samples
+    nested: Any = torch.nested.nested_tensor([beta, beta])
+    odd: Any = [1]
+    for betas in (nested, torch.tensor(0.5), odd):
+        with pytest.raises(DecisionError, match="betas must be a tensor"):
+            env.rollout(betas)
+        with pytest.raises(DecisionError, match="betas must be a tensor"):
+            env.probe(betas)
+    for seeds in (odd, nested, torch.zeros(n + 1)):
+        with pytest.raises(ValueError, match=rf"seeds must be a tensor \({n},\), one for each sample of a step, not "):
+            env.rollout(beta, seeds=seeds)
+    odd = 5
+    with pytest.raises(TypeError, match="start must be a state of training, such as a rollout's `end`, not int"):
+        env.rollout(beta, start=odd)
+    assert env.rollout(beta, start=env.state, seeds=env.sample_seeds(n)).outcome.ok
+
+
+@pytest.mark.parametrize("name", ["Quadratic", "ShapeNormals"])
+def test_an_environment_made_on_no_device_is_refused_in_words(name: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="where torch's default device is the CPU"):
+        gymnasium.make(f"hgenv/{name}-v0", disable_env_checker=True)
+    data = point_data((0.0, 0.0, 0.0), "points")
+    with torch.device("meta"):
+        nothing = point_data((0.0, 0.0, 0.0), "none")
+    with pytest.raises(ValueError, match="on 'meta' there are no data"):
+        DataGenEnv(QuadraticGenerator(), QuadraticLearner(), data, nothing, rule=SGD(0.1), device="cpu")
