@@ -290,7 +290,7 @@ class DataGenEnv(gym.Env):
         if seeds is None:
             seeds = self.sample_seeds(n)
         elif not isinstance(seeds, Tensor) or seeds.is_nested or seeds.shape != (n,):
-            raise ValueError(f"seeds must be a tensor ({n},), one for each sample of a step, not {_said(seeds)}")
+            raise ValueError(f"seeds must be ({n},), one for each sample of a step, not {_said(seeds)}")
         if start is None:
             start = self.state
         elif not isinstance(start, TrainingState):

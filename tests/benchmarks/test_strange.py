@@ -520,7 +520,7 @@ def test_what_a_rollout_cannot_take_is_named() -> None:
         with pytest.raises(DecisionError, match="betas must be a tensor"):
             env.probe(betas)
     for seeds in (odd, nested, torch.zeros(n + 1)):
-        with pytest.raises(ValueError, match=rf"seeds must be a tensor \({n},\), one for each sample of a step, not "):
+        with pytest.raises(ValueError, match=rf"seeds must be \({n},\), one for each sample of a step, not "):
             env.rollout(beta, seeds=seeds)
     odd = 5
     with pytest.raises(TypeError, match="start must be a state of training, such as a rollout's `end`, not int"):
