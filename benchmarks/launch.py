@@ -102,11 +102,17 @@ class Job:
             self.process.wait()
 
     def look(self) -> None:
-        """Find out how far the run is."""
-        with suppress(OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):  # the run's to tell
-            first, self.newest = records.last_rows(self.folder / records.ROWS)
-            if first is not None and self.metric is None:
-                self.metric = first["metrics"][0]
+        """Find out how far the run is; a row that is none says nothing."""
+        unit = self.settings.budget.unit
+        with suppress(OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):  # the run's to tell
+            first, newest = records.last_rows(self.folder / records.ROWS)
+            if first is not None and newest is not None:
+                metric = first["metrics"][0]
+                brief(newest, metric)  # what is shown of it
+                if not newest["spent"][unit] / self.settings.budget.amount >= 0:
+                    raise ValueError("no run can have spent that")
+                self.metric = self.metric or metric
+            self.newest = newest
 
     @property
     def share(self) -> float:
@@ -195,7 +201,12 @@ def work(jobs: Sequence[Job], workers: int) -> dict[Path, str]:
                     job = waiting.pop(0)
                     if taken.has(job):
                         continue
-                    job.start()
+                    try:
+                        job.start()
+                    except OSError as error:  # of one run: the others are made
+                        over += 1
+                        failed[job.folder] = files.said(error)
+                        continue
                     job.task = bars.add(_name(job, jobs), 1.0, job.begun)
                     active.append(job)
                 time.sleep(0.2)

@@ -49,6 +49,7 @@ ENDINGS = ("finished", "truncated", "failed")
 LARGEST = 2**20  # bytes of config.yaml, DONE.json, EARLIER.json; a run's own have some thousands
 _NUMBERS = frozenset((int, float))
 LONGEST = 2**24  # bytes of a row
+DEEPEST = 40  # mappings and lists in each other, in settings
 NAME = 100  # characters of a study's or a label's name
 
 Row = dict[str, Any]
@@ -259,7 +260,7 @@ def _check_config(config: Any) -> None:
     Raises:
         ValueError, KeyError, TypeError: It has not.
     """
-    _check_plain(config)
+    check_plain(config)
     environment_label(config), config["env"]["id"]
     check_study(config["study"])
     if not isinstance(config["env"]["label"], str) or not isinstance(config["optimizer"]["label"], str):
@@ -282,15 +283,22 @@ def check_study(study: Any) -> None:
         raise ValueError(f"{study!r} cannot be the name of a study")
 
 
-def _check_plain(value: Any) -> None:
+def check_plain(value: Any, depth: int = DEEPEST) -> None:
+    """Make sure that settings hold plain values alone, and are no deeper than settings are.
+
+    Raises:
+        ValueError: They are not so.
+    """
+    if not depth:
+        raise ValueError(f"it is nested deeper than {DEEPEST} times")
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r} is no text")
-            _check_plain(part)
+            check_plain(part, depth - 1)
     elif isinstance(value, list):
         for part in value:
-            _check_plain(part)
+            check_plain(part, depth - 1)
     elif isinstance(value, str):
         if "${" in value:  # it would be worked out where objects are made of it
             raise ValueError(f"{value!r} holds an interpolation")
@@ -412,12 +420,16 @@ def _form(opening: Row) -> _Form:
         raise ValueError(f"the blocks are not those of a beta of {size} numbers")
     if not all(isinstance(opening["data"][data], str) for data in names) or not isinstance(opening["device"], str):
         raise ValueError("the data or the device has no name")
+    if not isinstance(opening.get("fingerprints", {}), dict):
+        raise ValueError("fingerprints is no object")
     return _Form(size, names)
 
 
 def _check_row(row: Row, form: _Form, before: Mapping[str, Any] | None) -> None:
     if not isinstance(row["status"], str) or not isinstance(row["message"], str):
         raise ValueError("status or message is no text")
+    if not isinstance(row.get("platform"), str | None):
+        raise ValueError("platform is no text")
     if type(row["within_budget"]) is not bool:
         raise ValueError("within_budget is neither true nor false")
     if row["loss"] is not None:
@@ -478,9 +490,8 @@ def read_done(folder: Path) -> dict[str, Any] | None:
         for name in ("incidents", "platforms"):
             if not isinstance(done.get(name, {}), dict):
                 raise ValueError(f"{name} is no object")
-        for facts in done.get("platforms", {}).values():
-            if not isinstance(facts, dict):
-                raise ValueError("a platform is no object")
+        if not all(isinstance(facts, dict) for facts in done.get("platforms", {}).values()):
+            raise ValueError("a platform is no object")
         _check_numbers(done.get("incidents", {}).values(), "incidents")
     except FileNotFoundError:
         return None

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,10 +38,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from torch import Tensor
 
-from hgenv.accounting import COUNTS, RESOURCES
+from hgenv.accounting import COUNTS, RESOURCES, Ledger
 from hgenv.memory import keep_memory
 from hgenv.optimizers.evolution import EvolutionError
 from hgenv.problem import RenderError, Status
+from hgenv.saved import AnyOf, Each, copy_like
 
 from . import checkpoint, config, files, lease, parent, pictures, provenance, records
 from .board import Board
@@ -52,6 +53,7 @@ from .records import CONFIG, DONE, ROWS, RecordError, Row
 
 COLLECTED = 500  # updates between two looks for what is in nobody's hands
 FAILURES = 3  # failed steps in a row that end a run
+ROUNDED = 1e-5  # what a row may have more than the ledger that it is of: it has six digits after the point
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
@@ -164,6 +166,7 @@ class _Run:
                 else:
                     self._rows.unlink(missing_ok=True)  # killed while it wrote its first row or checkpoint
                 self.file = stack.enter_context(files.appended(self._rows))
+                self.size = self._rows.stat().st_size
                 period = self.settings.where["picture_updates"]
                 self.board = Board(self.folder, self.env, period, self.progress.count)
                 stack.callback(self.board.close)
@@ -203,9 +206,9 @@ class _Run:
         def fits(kept: dict[str, Any], rows: int) -> None:
             where = self.folder / f"checkpoint-{rows}.ckpt"
             cure = "restore the file, or delete the run's folder"
-            if not {"run", "rows", "env", "optimizer", "platforms"} <= kept.keys() or kept["rows"] != rows:
-                raise RecordError(f"{where}: is no checkpoint of a run", cure)
-            mine, theirs = self.settings.identity, kept["run"] if isinstance(kept["run"], dict) else {}
+            if (wrong := _fault(kept, rows)) is not None:
+                raise RecordError(f"{where}: is no checkpoint of a run ({wrong})", cure)
+            mine, theirs = self.settings.identity, kept["run"]
             apart = config.differences({**theirs, "budget": mine["budget"]}, mine)
             if apart:
                 raise RecordError(f"{where}: belongs to another run ({'; '.join(apart)})", "put the right file there")
@@ -214,6 +217,8 @@ class _Run:
                     f"{self._rows}: holds {records.plural(written, 'row')}, but {where.name} was made after {rows}",
                     cure,
                 )
+            if (wrong := _contradiction(kept["env"], self._row_at(rows - 1))) is not None:
+                raise RecordError(f"{where}: damaged, it contradicts {ROWS} ({wrong})", cure)
 
         kept = checkpoint.load(self.folder, self.env.device, fits)
         if kept is None and written > 1:
@@ -236,7 +241,7 @@ class _Run:
         try:
             self.env.load_state_dict(kept["env"])
             self.optimizer.load_state_dict(kept["optimizer"])
-            self.platforms = {str(key): dict(facts) for key, facts in kept["platforms"].items()} | self.platforms
+            self.platforms = kept["platforms"] | self.platforms
         except Exception as error:  # optimizers come from many hands
             raise RecordError(
                 f"{self.folder}/checkpoint-{kept['rows']}.ckpt: its state does not fit this run "
@@ -250,6 +255,13 @@ class _Run:
         for row in records.parse_rows(itertools.islice(records.lines_of(self._rows, ended=False), count), self._rows):
             row["within_budget"] = records.within(row, self.budget)
             yield row
+
+    def _row_at(self, number: int) -> Any:
+        """What is in a line of the rows, unchecked; None where that is no JSON."""
+        lines = records.lines_of(self._rows, ended=False)
+        with suppress(ValueError, RecursionError):
+            return json.loads(next(itertools.islice(lines, number, None)))
+        return None
 
     def _check_data(self, opening: Row) -> None:
         """Make sure that the photos are those that the run began with.
@@ -376,7 +388,9 @@ class _Run:
     def _write(self, row: Row) -> None:
         with self.env.ledger.phase("log"):
             self.lease.check()
-            self.file.append(records.line(row).encode())
+            text = records.line(row).encode()
+            self.file.append(text)
+            self.size += len(text)
             self.progress.add(row)
             self.board.row(row)
 
@@ -387,6 +401,11 @@ class _Run:
             if self.file.settle():
                 logger.warning("%s was deleted while the run was at work, and is written again", self._rows)
                 self.env.ledger.note("rows written again")
+            if (there := self._rows.stat().st_size) != self.size:
+                raise RunError(
+                    f"{self._rows}: was changed while the run was at work, it is {there} bytes long instead of "
+                    f"{self.size}; restore the file, or delete the run's folder"
+                )
             if not (self.folder / CONFIG).is_file():
                 self._claim()
             kept = {
@@ -439,6 +458,43 @@ class _Run:
             "platforms": self.platforms,
             "incidents": self.env.ledger.incidents,
         }
+
+
+def _fault(kept: dict[str, Any], rows: int) -> str | None:
+    """What keeps a checkpoint from being one of a run, after so many rows; None if nothing does.
+
+    States are not looked at: environments and optimizers know their own.
+    """
+    if missing := {"run", "rows", "env", "optimizer", "platforms"} - kept.keys():
+        return f"there is no {', '.join(sorted(missing))}"
+    if type(kept["rows"]) is not int or kept["rows"] != rows or rows < 1:
+        return f"it does not stand for {records.plural(rows, 'row')}"
+    try:
+        records.check_plain(kept["run"])
+        copy_like(kept["run"], Each(lambda part: part), "run")
+        copy_like(kept["platforms"], Each(Each(AnyOf((None, 0, "")))), "platforms")
+    except (ValueError, RecursionError) as error:  # a key may be anything
+        return str(error)
+    return None
+
+
+def _contradiction(env: Any, last: Any) -> str | None:
+    """What the state of an environment and the last row say differently; None if there is no such thing.
+
+    A row that is none, and states of other forms, are found elsewhere.
+    """
+    ledger = Ledger()
+    with suppress(LookupError, TypeError, RuntimeError):
+        if env["update"] != last["update"]:
+            return f"it is of update {env['update']}, the last row of {last['update']}"
+        try:
+            ledger.load_state_dict(env["ledger"])
+        except ValueError as error:
+            return str(error)
+        for unit in RESOURCES + COUNTS:
+            if ledger.spent(unit) < last["spent"][unit] - ROUNDED:
+                return f"it has spent {ledger.spent(unit):g} {unit}, the last row {last['spent'][unit]:g}"
+    return None
 
 
 def _numbers(vector: Tensor) -> list[float]:

@@ -31,7 +31,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +46,7 @@ from numpy.typing import NDArray
 from hgenv.accounting import COUNTS, FREE, PHASES
 from hgenv.tasks import Metric
 
-from . import records
+from . import files, records
 from .records import Opened, Record, RecordError
 
 RUNS, ROWS = "runs.csv", "rows.parquet"
@@ -305,10 +304,8 @@ def write(folder: Path, runs: Sequence[Run]) -> None:
     table = csv.DictWriter(text, sorted(names, key=_column_order(names)), restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(lines)
-    _write_parquet(folder / (ROWS + ".part"), *_columns(runs))
-    (folder / (RUNS + ".part")).write_text(text.getvalue())
-    for name in (ROWS, RUNS):
-        os.replace(folder / (name + ".part"), folder / name)
+    files.write(folder / ROWS, _parquet(*_columns(runs)))
+    files.write(folder / RUNS, text.getvalue())
 
 
 def read(folder: Path) -> list[Run]:
@@ -355,8 +352,7 @@ def write_estimates(folder: Path, estimates: Sequence[Mapping[str, Any]], facts:
         "seconds": pa.array([e["seconds"] for e in estimates], pa.float32()),
         "gradient": pa.array([np.asarray(e["gradient"], np.float32) for e in estimates], pa.list_(pa.float32())),
     }
-    _write_parquet(folder / (ROWS + ".part"), columns, {"estimates": len(estimates), "facts": dict(facts)})
-    os.replace(folder / (ROWS + ".part"), folder / ROWS)
+    files.write(folder / ROWS, _parquet(columns, {"estimates": len(estimates), "facts": dict(facts)}))
 
 
 def read_estimates(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -569,7 +565,7 @@ def _phase(name: str) -> str:
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
-def _write_parquet(path: Path, columns: Mapping[str, pa.Array], kept: Mapping[str, Any]) -> None:
+def _parquet(columns: Mapping[str, pa.Array], kept: Mapping[str, Any]) -> bytes:
     """One row group: neighbours are alike along a column, and every group costs a footer of its own."""
     encodings, dictionaries = {}, []
     for name, column in columns.items():
@@ -581,13 +577,14 @@ def _write_parquet(path: Path, columns: Mapping[str, pa.Array], kept: Mapping[st
             encodings[f"{name}.list.element"] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_floating(column.type):
             encodings[name] = "BYTE_STREAM_SPLIT"
-    table = pa.table(dict(columns))
+    table, whole = pa.table(dict(columns)), io.BytesIO()
     with pq.ParquetWriter(
-        path, table.schema, compression="zstd", compression_level=19, use_dictionary=dictionaries,
+        whole, table.schema, compression="zstd", compression_level=19, use_dictionary=dictionaries,
         column_encoding=encodings, write_statistics=False, store_schema=False, data_page_size=2**24,
     ) as writer:  # fmt: skip
         writer.write_table(table, row_group_size=max(1, len(table)))
         writer.add_key_value_metadata({"hgenv": _json({"format": FORMAT, **kept})})
+    return whole.getvalue()
 
 
 def _read_parquet(path: Path) -> tuple[pa.Table, dict[str, Any]]:

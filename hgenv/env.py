@@ -118,8 +118,14 @@ class DataGenEnv(gym.Env):
         where = choose_device(device)
         if torch.is_inference_mode_enabled():
             raise ValueError("make the environment outside of torch.inference_mode(): its data are trained on")
+        elsewhere = generator.space.initial.device.type != "cpu"
         for name, data in (("validation", validation), ("test", test)):
             learner.task.check(data.samples, f"the {name} data {data.label!r}")
+            if elsewhere or any(x.is_meta for x in data.samples.tensors):
+                raise ValueError(
+                    "make the environment where torch's default device is the CPU: its decision space has to be there, "
+                    "and on 'meta' there are no data; the argument `device` says where it works"
+                )
             if (wrong := data.samples.not_finite()) is not None:
                 raise SamplesError(f"the {name} data {data.label!r} have {wrong}; replace them by intact ones")
         self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where, threads)
@@ -266,10 +272,11 @@ class DataGenEnv(gym.Env):
         Raises:
             DecisionError: One of the betas is not finite or out of bounds. Nothing has changed then.
             ValueError: There are not N betas or seeds.
+            TypeError: `start` is no state of training.
         """
         n, d = self.problem.num_samples, self.space.dimension
-        if not isinstance(betas, Tensor):
-            raise DecisionError(f"betas must be a tensor, ({d},) or ({n}, {d}), not {type(betas).__name__}")
+        if not isinstance(betas, Tensor) or betas.is_nested or betas.dim() == 0:
+            raise DecisionError(f"betas must be a tensor, ({d},) or ({n}, {d}), not {_said(betas)}")
         if betas.dim() == 1:
             beta = self._valid(betas)
             rows = beta.expand(n, -1)
@@ -282,10 +289,14 @@ class DataGenEnv(gym.Env):
             )
         if seeds is None:
             seeds = self.sample_seeds(n)
-        elif seeds.shape != (n,):
-            raise ValueError(f"seeds must be ({n},), one for each sample of a step, not {tuple(seeds.shape)}")
+        elif not isinstance(seeds, Tensor) or seeds.is_nested or seeds.shape != (n,):
+            raise ValueError(f"seeds must be ({n},), one for each sample of a step, not {_said(seeds)}")
+        if start is None:
+            start = self.state
+        elif not isinstance(start, TrainingState):
+            raise TypeError(f"start must be a state of training, such as a rollout's `end`, not {_said(start)}")
         with self._first_patience():
-            rolled = roll(self.problem, start or self.state, beta, rows, seeds.to(self.device), self.ledger)
+            rolled = roll(self.problem, start, beta, rows, seeds.to(self.device), self.ledger)
         if keep:
             self.last = rolled
             self.update += 1
@@ -303,10 +314,9 @@ class DataGenEnv(gym.Env):
             WorkerError: See `hgenv.probing.Workers`.
             RuntimeError: See `hgenv.probing.Batched`.
         """
-        if not isinstance(betas, Tensor) or betas.dim() != 2:
-            found = tuple(betas.shape) if isinstance(betas, Tensor) else type(betas).__name__
+        if not isinstance(betas, Tensor) or betas.is_nested or betas.dim() != 2:
             raise DecisionError(
-                f"betas must be a tensor (P, {self.space.dimension}), a row for each probe, not {found}"
+                f"betas must be a tensor (P, {self.space.dimension}), a row for each probe, not {_said(betas)}"
             )
         start, valid = self.state, [self._valid(beta) for beta in betas]
         seeds = self.sample_seeds(self.problem.num_samples)
@@ -449,3 +459,10 @@ class DataGenEnv(gym.Env):
         rest = torch.tensor([self._last_loss / self.task.max_loss, self.update / self.max_updates])
         observation = torch.cat([scaled, rest]).numpy().astype(np.float32)
         return np.clip(observation, self.observation_space.low, self.observation_space.high)
+
+
+def _said(value: Any) -> str:
+    """What somebody gave where something else was needed."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return "a nested tensor" if value.is_nested else str(tuple(value.shape))

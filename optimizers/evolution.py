@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import threading
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -196,18 +197,22 @@ class Evolution(Optimizer):
             ) from error
 
 
+_KEEPING = threading.RLock()  # else one thread would keep what another one has not put back yet
+
+
 @contextmanager
 def _global_randomness_kept() -> Iterator[None]:
     """Undo what nevergrad does to global random states.
 
     It seeds generators from numpy's that it never uses; and its import draws from `random`'s.
     """
-    state, other = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-        random.setstate(other)
+    with _KEEPING:
+        state, other = np.random.get_state(), random.getstate()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+            random.setstate(other)
 
 
 def _make(name: str, initial: Tensor, population: int, sigma: float, budget: int | None, seed: int) -> Any:

@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 from contextlib import ExitStack
@@ -112,3 +113,26 @@ def test_compare_runs_what_is_missing_and_names_what_failed(tmp_path, capsys, na
     assert "[1/1] " in said.out
     assert not said.err
     assert "at work" not in (broken / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("odd", [
+    '{"update": 5}', "[]", '{"spent": 3}', '{"spent": {"updates": "x"}}', '{"spent": {"updates": NaN}}',
+    '{"spent": {}}',
+    '{"spent": {"updates": 5}, "validation": {"distance": "far"}}', '{"spent": {"updates": 1' + "0" * 400 + "}}",
+])  # fmt: skip
+def test_a_row_that_is_none_says_nothing_on_how_far_a_run_is(tmp_path, odd):
+    settings = quadratic(tmp_path, updates=10)
+    job = launch.Job([], settings)
+    settings.folder.mkdir(parents=True)
+    whole = {"update": 4, "spent": {"updates": 4}, "validation": {"distance": 0.5}}
+    opening = json.dumps(whole | {"metrics": [{"name": "distance", "title": "distance"}]})
+    rows = settings.folder / "rows.jsonl"
+    rows.write_text(f"{opening}\n{odd}\n")
+    job.look()
+    assert (job.share, job.newest) == (0, None)
+    rows.write_text(f"{opening}\n{json.dumps(whole)}\n")
+    job.look()
+    assert job.share == 0.4
+    rows.write_text(f"{opening}\n{json.dumps(whole)}\n{odd}\n")
+    job.look()
+    assert job.share == 0.4

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hgenv import SGD, DataGenEnv, DecisionError
 from hgenv.benchmarks import checkpoint, lease, pictures, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
@@ -25,9 +27,12 @@ from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report import collect, pages
 from hgenv.benchmarks.report.__main__ import main as report
 from hgenv.benchmarks.run import run
+from hgenv.environments.quadratic import QuadraticEnv
+from hgenv.generators.quadratic import QuadraticGenerator
+from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.optimizers import Fixed
 from hgenv.tasks import Picture
-from hgenv.tasks.quadratic import QuadraticTask
+from hgenv.tasks.quadratic import QuadraticTask, point_data
 
 from .raw import change_rows, make_run
 from .test_run import tree, without_clocks
@@ -227,6 +232,17 @@ def forged(folder: Path, change: Any) -> None:
         lambda kept: kept.update(run=None),
         lambda kept: kept.update(run={}),
         lambda kept: kept.update(platforms={"x": 1}),
+        lambda kept: kept.update(platforms={"x": {"a": torch.zeros(2)}}),
+        lambda kept: kept.update(platforms={("x", "y"): {"a": "b"}}),
+        lambda kept: kept["run"].update(seed=torch.zeros(2)),
+        lambda kept: kept["run"].update(env=kept["run"]),
+        lambda kept: kept["run"].update({("a", "b"): 1}),
+        lambda kept: kept.update(rows=float(kept["rows"])),
+        lambda kept: kept.update(rows=torch.zeros(kept["rows"])),
+        lambda kept: kept["env"].update(update=5),
+        lambda kept: kept["env"].update(update=torch.zeros(2)),
+        lambda kept: kept["env"]["ledger"]["seconds"]["train"].update(wall_seconds=-9.0),
+        lambda kept: kept["env"]["ledger"]["counts"].update(samples=-1),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path, change: Any) -> None:
@@ -482,3 +498,108 @@ def test_a_figure_of_a_study_is_not_read_through_a_link(tmp_path: Path) -> None:
     assert pages._kept(groups, "gallery") is None
     (tmp_path / "figures" / "gallery.webp").touch()
     assert pages._kept(groups, "gallery") == tmp_path / "figures" / "gallery.webp"
+
+
+# --- What a run goes on from -----------------------------------------------------------------------------------------
+
+
+class TruncatesRows(Meddles):
+    def meddle(self, folder: Path) -> None:
+        os.truncate(folder / "rows.jsonl", 100)
+
+
+@pytest.mark.parametrize("seconds", [0, 100])
+def test_rows_that_were_cut_end_a_run_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    monkeypatch.setenv("MEDDLED", str(quadratic(tmp_path).folder))
+    asked = [f"optimizer._target_={HERE}.TruncatesRows", f"checkpoint_seconds={seconds}"]
+    with pytest.raises(RunError, match=r"rows.jsonl: was changed while the run was at work, it is \d+ bytes long inst"):
+        run(quadratic(tmp_path, *asked, updates=6))
+    assert not (quadratic(tmp_path).folder / "DONE.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda kept: kept["env"].update(update=5), "it is of update 5, the last row of 9"),
+        (lambda kept: kept["env"]["ledger"]["seconds"]["optimizer"].update(cpu_seconds=-1.0), "it has spent -"),
+        (lambda kept: kept["env"]["ledger"]["counts"].update(samples=7), "has spent 7 samples, the last row 288"),
+        (lambda kept: kept["env"]["ledger"]["counts"].update(flops=-1), "a whole number from 0 on"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_the_rows_is_damaged_and_the_one_before_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, words: str
+) -> None:
+    folder = run(quadratic(tmp_path / "damaged", updates=5))
+    run(quadratic(tmp_path / "damaged", updates=9))
+    (folder / "DONE.json").unlink()
+    newest, before = checkpoint.find(folder)
+    kept = before.read_bytes()
+    forged(folder, change)
+    before.write_bytes(kept)
+    run(quadratic(tmp_path / "damaged", updates=9))
+    assert f"{newest}: damaged" in caplog.text
+    assert words in caplog.text
+    assert f"goes on from {before.name}" in caplog.text
+    assert without_clocks(folder) == without_clocks(run(quadratic(tmp_path / "whole", updates=9)))
+
+
+@pytest.mark.parametrize("fingerprints", [[], "x", [["test"]]])
+def test_fingerprints_that_are_none_are_damage(tmp_path: Path, fingerprints: Any) -> None:
+    folder = open_run(tmp_path)
+    change_rows(folder, lambda rows: rows[0].update(fingerprints=fingerprints))
+    with pytest.raises(RecordError, match=r"rows.jsonl: line 1 is damaged: fingerprints is no object"):
+        run(quadratic(tmp_path, updates=6))
+
+
+@pytest.mark.parametrize("depth", [60, 180, 600])
+def test_a_config_that_is_nested_too_deep_is_damage(tmp_path: Path, depth: int) -> None:
+    folder = open_run(tmp_path)
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert "device: auto" in text
+    config.write_text(text.replace("device: auto", f"device: {'[' * depth}{']' * depth}"))
+    with pytest.raises(RecordError, match=r"config.yaml: damaged"):
+        run(quadratic(tmp_path, updates=9))
+
+
+def test_platforms_of_an_end_that_are_none_are_damage(tmp_path: Path) -> None:
+    folder = run(quadratic(tmp_path))
+    done = json.loads((folder / "DONE.json").read_text())
+    (folder / "DONE.json").write_text(json.dumps(done | {"platforms": {"x": 3}}))
+    with pytest.raises(RecordError, match=r"DONE.json: damaged \(a platform is no object\)"):
+        run(quadratic(tmp_path))
+
+
+# --- What an environment is given -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_a_rollout_cannot_take_is_named() -> None:
+    env = QuadraticEnv()
+    env.reset(seed=0)
+    beta, n = env.space.initial, env.problem.num_samples
+    nested: Any = torch.nested.nested_tensor([beta, beta])
+    odd: Any = [1]
+    for betas in (nested, torch.tensor(0.5), odd):
+        with pytest.raises(DecisionError, match="betas must be a tensor"):
+            env.rollout(betas)
+        with pytest.raises(DecisionError, match="betas must be a tensor"):
+            env.probe(betas)
+    for seeds in (odd, nested, torch.zeros(n + 1)):
+        with pytest.raises(ValueError, match=rf"seeds must be \({n},\), one for each sample of a step, not "):
+            env.rollout(beta, seeds=seeds)
+    odd = 5
+    with pytest.raises(TypeError, match="start must be a state of training, such as a rollout's `end`, not int"):
+        env.rollout(beta, start=odd)
+    assert env.rollout(beta, start=env.state, seeds=env.sample_seeds(n)).outcome.ok
+
+
+@pytest.mark.parametrize("name", ["Quadratic", "ShapeNormals"])
+def test_an_environment_made_on_no_device_is_refused_in_words(name: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="where torch's default device is the CPU"):
+        gymnasium.make(f"hgenv/{name}-v0", disable_env_checker=True)
+    data = point_data((0.0, 0.0, 0.0), "points")
+    with torch.device("meta"):
+        nothing = point_data((0.0, 0.0, 0.0), "none")
+    with pytest.raises(ValueError, match="on 'meta' there are no data"):
+        DataGenEnv(QuadraticGenerator(), QuadraticLearner(), data, nothing, rule=SGD(0.1), device="cpu")
