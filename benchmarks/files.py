@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -92,19 +92,33 @@ def write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     Raises:
         OSError: The system refuses; the file is as it was.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # a name that nobody can have put a link at
-    if isinstance(content, str):
-        content = content.encode(errors="backslashreplace")
-    parts = [content] if isinstance(content, bytes) else content
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[Path, str | bytes | Iterable[bytes]]) -> None:
+    """Write several files as `write` does; none is replaced before all are on the disk.
+
+    Raises:
+        OSError: The system refuses.
+    """
+    written: dict[Path, Path] = {}
     try:
-        with temporary.open("xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            # A name that nobody can have put a link at.
+            temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+            written[path] = temporary
+            if isinstance(content, str):
+                content = content.encode(errors="backslashreplace")
+            with temporary.open("xb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in written.items():
+            os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
+        for temporary in written.values():
+            with suppress(OSError):
+                temporary.unlink()
         raise
 
 

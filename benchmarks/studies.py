@@ -304,8 +304,7 @@ def write(folder: Path, runs: Sequence[Run]) -> None:
     table = csv.DictWriter(text, sorted(names, key=_column_order(names)), restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(lines)
-    files.write(folder / ROWS, _parquet(*_columns(runs)))
-    files.write(folder / RUNS, text.getvalue())
+    files.write_all({folder / ROWS: _parquet(*_columns(runs)), folder / RUNS: text.getvalue()})
 
 
 def read(folder: Path) -> list[Run]:

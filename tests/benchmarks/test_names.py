@@ -44,10 +44,10 @@ def test_other_classes_are_made_for_those_who_trust_a_folder_alone(name: str) ->
 )
 def test_a_recorded_name_makes_nothing_be_imported(name: str) -> None:
     """Modules that are packages' main programs, or do something when they are imported."""
-    before = set(sys.modules)
     current = compose(["env=quadratic"]).identity
     recorded = copy.deepcopy(current)
     recorded["env"]["rule"] = {"_target_": name}
+    before = set(sys.modules)
     assert any(name in text for text in differences(recorded, current))
     assert not {module for module in set(sys.modules) - before if not module.startswith("hgenv.")}
 

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -169,14 +170,18 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()}
     other = [raw_run(make_run(tmp_path / "other", "one", 0, [40.0, 10.0]))]
 
-    def full(*_):
-        raise OSError("no space left on device")
+    synced, calls = os.fsync, []
 
-    monkeypatch.setattr(Path, "write_text", full)
+    def full(descriptor):  # at the second file
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         studies.write(tmp_path / "study", other)
-    for name, content in before.items():
-        assert (tmp_path / "study" / name).read_bytes() == content
+    assert {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()} == before
     (run,) = studies.read(tmp_path / "study")
     assert run.metrics["test"]["mean_degrees"][-1] == 20
 
