@@ -69,7 +69,7 @@ def _estimators() -> dict[str, Estimator]:
             found[f"score influence, {virtual} virtual, {clipped}"] = ScoreInfluence(virtual, medians)
     found["pathwise"] = Pathwise(clip_samples=False)
     found["pathwise, samples clipped"] = Pathwise()
-    found["combined, 192 virtual"] = Combined()
+    found["combined"] = Combined()
     return found
 
 

@@ -60,7 +60,7 @@ score_influence = partial(
 combined = partial(
     GradientOptimizer,
     estimator=Combined(),
-    rule=RMSprop(0.005, momentum=0.9, decay_updates=30),
+    rule=RMSprop(0.01, momentum=0.9, decay_updates=30),
     period=2,
     shrinkage=Shrinkage(),
 )

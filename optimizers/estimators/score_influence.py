@@ -40,7 +40,7 @@ class ScoreInfluence:
         ValueError: `num_virtual` is negative, or `clip` not positive.
     """
 
-    num_virtual: int = 192
+    num_virtual: int = 64
     clip: float = 1.0
 
     def __post_init__(self) -> None:
