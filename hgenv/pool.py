@@ -155,7 +155,7 @@ class Pool:
             if said is READY:
                 worker.ready = self._worked = True
                 self._failed_starts = 0
-                worker.left, worker.since = self._timeout, time.monotonic()
+                worker.left = self._timeout
             elif said is not NOTHING:
                 yield worker, said
 
@@ -246,7 +246,10 @@ class _Worker:
                     raise WorkerError(
                         f"a worker process cannot be set up: {value}; hgenv.probing.Serial() works without them"
                     )
-                return READY if kind == "ready" else value
+                if kind == "ready":
+                    self.since = value
+                    return READY
+                return value
         except (EOFError, OSError):
             raise _Loss("ended" if self.left > 0 else "hung") from None
         if self.dead():
@@ -326,7 +329,8 @@ def _serve(connection: Connection) -> None:
         except Exception as error:
             connection.send_bytes(pickle.dumps(("failed", f"{type(error).__name__}: {error}")))
             return
-        connection.send_bytes(pickle.dumps(("ready", None)))
+        # The clock is the machine's: work that is done before the parent hears of it is no idle time.
+        connection.send_bytes(pickle.dumps(("ready", time.monotonic())))
         while True:
             task = connection.recv_bytes()
             connection.send_bytes(_done(work, task))
