@@ -25,7 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hgenv.accounting import Budget, BudgetError
+from hgenv.accounting import PRICED, Budget, BudgetError
 from hgenv.datasets.photos import DataError
 from hgenv.decision import DecisionError, DecisionSpace
 from hgenv.env import DataGenEnv
@@ -46,10 +46,10 @@ PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": (
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
 # What a setting on the command line can begin with.
-NAMES = (*IDENTITY, *WHERE, *PARTS, "experiment", "root", "checkpoint_seconds")
+NAMES = (*IDENTITY, *WHERE, *PARTS, "prices", "experiment", "root", "checkpoint_seconds")
 
 LARGEST = 100_000  # entries of a YAML file, references counted as often as they occur
-_BELOW = re.compile(r"(env|optimizer|network|renderer|prober)\.[^=]+=")
+_BELOW = re.compile(r"(env|optimizer|network|renderer|prober|prices)\.[^=]+=")
 
 
 class RunError(RuntimeError):
@@ -120,7 +120,7 @@ class Settings:
     @property
     def budget(self) -> Budget:
         """What the run may spend."""
-        return Budget(**self.identity["budget"])
+        return Budget.of(self.identity["budget"])
 
 
 # --- From the command line to settings -------------------------------------------------------------------------------
@@ -175,6 +175,11 @@ def composed(overrides: Sequence[str], config_dir: str | Path | None = None) -> 
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError(f"these settings are no YAML that Hydra takes: {_line(error)}") from error
     _check_parts(overrides, found)
+    unit = OmegaConf.select(found, "budget.unit")
+    if unit != PRICED and (priced := [word for word in overrides if re.match(r"\+*prices[=.]", word)]):
+        raise SettingError(
+            f"{priced[0].lstrip('+')} would change nothing: the budget is in {unit}; budget.unit={PRICED} has prices"
+        )
     return found
 
 
@@ -275,6 +280,8 @@ def settings(config: DictConfig) -> Settings:
         if not isinstance(config[name], DictConfig):
             raise SettingError(f"{name} must be one of the files in configs/{name}, not {config[name]!r}")
     given: Any = OmegaConf.to_container(_with_parts(config), resolve=True, throw_on_missing=True)
+    if isinstance(given["budget"], dict) and given["budget"].get("unit") == PRICED and "prices" in given:
+        given["budget"] = {"prices": given["prices"]} | given["budget"]
     unknown = [name for name in given if name not in NAMES or name == "experiment"]
     if unknown:
         raise SettingError(no_setting(unknown[0], NAMES))
@@ -349,12 +356,7 @@ def _check(found: Settings) -> None:
     ):
         if fault := records.name_fault(name):
             raise SettingError(f"{key} must be a name for a folder, not {name!r}: {fault}")
-    budget = found.identity["budget"]
-    if not isinstance(budget, Mapping) or set(budget) != {"amount", "unit"}:
-        raise BudgetError(f"budget must have an amount and a unit, not {budget!r}")
-    if isinstance(budget["amount"], bool) or not isinstance(budget["amount"], int | float):
-        raise BudgetError(f"budget.amount must be a number (infinity is written inf), not {budget['amount']!r}")
-    Budget(**budget)
+    Budget.of(found.identity["budget"])
 
 
 # --- Completion and identity -----------------------------------------------------------------------------------------
@@ -427,13 +429,16 @@ def ended(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     recorded = records.read_config(folder)
     before, now = recorded["budget"], identity["budget"]
-    larger = before["unit"] == now["unit"] and before["amount"] < now["amount"]
+    larger = before["amount"] < now["amount"] and {**before, "amount": 0} == {**now, "amount": 0}
     found = differences({**recorded, "budget": now} if larger else recorded, identity)
     if found:
         raise RecordError(
             f"{folder}: was made by another configuration; what differs (there, now):\n  "
             + "\n  ".join(found)
-            + ("\na run can be given more of the same unit, but neither less nor another unit" * (before != now))
+            + (
+                "\na run can be given more of the same unit, but neither less nor another unit or price"
+                * (before != now)
+            )
             + "\nuse another study (study=<name>) or delete the folder"
         )
     return None if larger else records.read_done(folder)

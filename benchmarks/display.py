@@ -151,7 +151,7 @@ class Display:
 
     def show(self, row: Row) -> None:
         """Show the newest row."""
-        spent = min(row["spent"][self.budget.unit], self.budget.amount)
+        spent = min(self.budget.spent(row["spent"]), self.budget.amount)
         words = describe(row, self.metric) if self.quiet else f"update {row['update']}"
         figures = "" if self.quiet else brief(row, self.metric)
         self.bars.update(self.bar, completed=spent, description=words, figures=figures)

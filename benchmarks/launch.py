@@ -103,13 +103,13 @@ class Job:
 
     def look(self) -> None:
         """Find out how far the run is; a row that is none says nothing."""
-        unit = self.settings.budget.unit
+        budget = self.settings.budget
         with suppress(OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):  # the run's to tell
             first, newest = records.last_rows(self.folder / records.ROWS)
             if first is not None and newest is not None:
                 metric = first["metrics"][0]
                 brief(newest, metric)  # what is shown of it
-                if not newest["spent"][unit] / self.settings.budget.amount >= 0:
+                if not budget.spent(newest["spent"]) / budget.amount >= 0:
                     raise ValueError("no run can have spent that")
                 self.metric = self.metric or metric
             self.newest = newest
@@ -118,7 +118,7 @@ class Job:
     def share(self) -> float:
         """Share of the budget that was spent when it was last looked at."""
         budget = self.settings.budget
-        return min(1.0, self.newest["spent"][budget.unit] / budget.amount) if self.newest else 0.0
+        return min(1.0, budget.spent(self.newest["spent"]) / budget.amount) if self.newest else 0.0
 
     def doing(self) -> str:
         """What the run said last."""

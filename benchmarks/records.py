@@ -97,9 +97,14 @@ class Record:
     @property
     def last_tenth(self) -> list[Row]:
         """The counted rows of the last tenth of the budget; the last one, where no other falls into it."""
-        budget, counted = self.config["budget"], self.counted
-        start = 0.9 * budget["amount"]
-        return [row for row in counted if row["spent"][budget["unit"]] >= start] or counted[-1:]
+        budget, counted = self.budget, self.counted
+        start = 0.9 * budget.amount
+        return [row for row in counted if budget.spent(row["spent"]) >= start] or counted[-1:]
+
+    @property
+    def budget(self) -> Budget:
+        """What the run might spend."""
+        return Budget.of(self.config["budget"])
 
     @property
     def environment(self) -> str:
@@ -124,8 +129,7 @@ class Record:
     @property
     def share(self) -> float:
         """Share of the budget that the counted updates have spent."""
-        budget = self.config["budget"]
-        return float(self.counted[-1]["spent"][budget["unit"]] / budget["amount"])
+        return float(self.budget.spent(self.counted[-1]["spent"]) / self.budget.amount)
 
 
 def plural(count: int, thing: str) -> str:
@@ -150,7 +154,7 @@ def environment_label(config: Mapping[str, Any]) -> str:
 
 def within(row: Row, budget: Budget) -> bool:
     """Whether an update counts: it ended within the budget."""
-    return bool(row["spent"][budget.unit] <= budget.amount)
+    return bool(budget.spent(row["spent"]) <= budget.amount)
 
 
 def line(row: Row) -> str:
@@ -265,8 +269,8 @@ def _check_config(config: Any) -> None:
     check_study(config["study"])
     if not isinstance(config["env"]["label"], str) or not isinstance(config["optimizer"]["label"], str):
         raise ValueError("a label is no text")
-    budget, seed = config["budget"], config["seed"]
-    Budget(float(budget["amount"]), budget["unit"])
+    seed = config["seed"]
+    Budget.of(config["budget"])
     if type(seed) is not int or seed < 0:
         raise ValueError(f"the seed is {seed!r}")
     if not isinstance(config["env"]["id"], str) or not isinstance(config.get("where", {}), dict):
@@ -422,6 +426,8 @@ def _form(opening: Row) -> _Form:
         raise ValueError("the data or the device has no name")
     if not isinstance(opening.get("fingerprints", {}), dict):
         raise ValueError("fingerprints is no object")
+    if type(opening.get("training_step_flops", 1)) is not int:
+        raise ValueError("training_step_flops is no whole number")
     return _Form(size, names)
 
 
@@ -443,6 +449,7 @@ def _check_row(row: Row, form: _Form, before: Mapping[str, Any] | None) -> None:
             raise ValueError(f"{data} has other metrics than row 0")
         _check_numbers([value for value in row[data].values() if value is not None], data)
     spent = row["spent"]
+    spent.setdefault("gradient_flops", 0)  # older versions did not count them
     _check_numbers([spent[name] for name in RESOURCES], "spent", 1e12)
     _check_numbers([spent[name] for name in COUNTS], "spent", 1e18)
     for name in RESOURCES + COUNTS:
@@ -537,6 +544,11 @@ class Opened:
     folder: Path
     config: dict[str, Any]
     done: dict[str, Any] | None
+
+    @property
+    def budget(self) -> Budget:
+        """What the run might spend."""
+        return Budget.of(self.config["budget"])
 
     @property
     def rows(self) -> Iterator[Row]:

@@ -171,7 +171,7 @@ class _Run:
                 self.board = Board(self.folder, self.env, period, self.progress.count)
                 stack.callback(self.board.close)
                 metric = asdict(self.env.task.metrics[0])
-                begun = self._last["spent"][self.budget.unit] if kept is not None else 0.0
+                begun = self.budget.spent(self._last["spent"]) if kept is not None else 0.0
                 display = stack.enter_context(Display(self.folder, self.budget, metric, begun))
             if kept is None:
                 self._write({"update": 0} | self._opening(info["loss"]) | self._row())
@@ -382,6 +382,7 @@ class _Run:
             "blocks": [{"name": b.name, "unit": b.unit, "size": b.size} for b in env.space.blocks],
             "metrics": [asdict(metric) for metric in env.task.metrics],
             "device": str(env.device),
+            "training_step_flops": env.learner.flops("train", env.problem.batch_size),
             "fingerprints": self._fingerprints(),
         }
 
@@ -425,7 +426,7 @@ class _Run:
                 f"the last {FAILURES} steps failed, the run ends at update {last['update']}: {last['status']}: "
                 f"{last['message'] or Status[last['status']].value}"
             )
-        share = last["spent"][self.budget.unit] / self.budget.amount
+        share = self.budget.spent(last["spent"]) / self.budget.amount
         if share >= 1:
             return "finished", f"the budget of {self.budget.amount:g} {self.budget.unit} is spent"
         if self.env.update >= self.env.max_updates:
@@ -492,7 +493,7 @@ def _contradiction(env: Any, last: Any) -> str | None:
         except ValueError as error:
             return str(error)
         for unit in RESOURCES + COUNTS:
-            if ledger.spent(unit) < last["spent"][unit] - ROUNDED:
+            if ledger.spent(unit) < last["spent"].get(unit, 0) - ROUNDED:
                 return f"it has spent {ledger.spent(unit):g} {unit}, the last row {last['spent'][unit]:g}"
     return None
 

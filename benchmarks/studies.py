@@ -43,7 +43,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hgenv.accounting import COUNTS, FREE, PHASES
+from hgenv.accounting import COUNTS, FREE, PHASES, Budget
 from hgenv.tasks import Metric
 
 from . import files, records
@@ -71,12 +71,14 @@ class Facts:
         data: Names of the validation and of the test data.
         blocks: Name, unit and size of each block of beta.
         device: What it ran on.
+        training_step_flops: Floating-point operations of a training step; None where rows do not say.
     """
 
     metrics: tuple[Metric, ...]
     data: dict[str, str]
     blocks: tuple[dict[str, Any], ...]
     device: str
+    training_step_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Run:
     @property
     def last_tenth(self) -> NDArray[np.int64]:
         """The counted rows of the last tenth of the budget; the last one, where no other falls into it."""
-        return _last_tenth(self.config["budget"], self.spent, self.counted)
+        return _last_tenth(self.budget, self.used, self.counted)
 
     @property
     def best(self) -> int:
@@ -201,8 +203,22 @@ class Run:
     @property
     def share(self) -> float:
         """Share of the budget that the counted updates have spent."""
-        budget = self.config["budget"]
-        return float(self.spent[budget["unit"]][self.last] / budget["amount"])
+        return float(self.used[self.last] / self.budget.amount)
+
+    @property
+    def budget(self) -> Budget:
+        """What the run might spend."""
+        return Budget.of(self.config["budget"])
+
+    @property
+    def used(self) -> Floats:
+        """How much of its budget's unit was spent until the end of each update."""
+        found: Floats = self.budget.spent(self.spent)
+        return found
+
+    def spent_in(self, unit: str) -> Floats:
+        """What was spent until the end of each update, in a resource, a count, or the unit of the run's budget."""
+        return self.used if unit == self.config["budget"]["unit"] else self.spent[unit]
 
     @property
     def start(self) -> Floats:
@@ -212,7 +228,8 @@ class Run:
     @property
     def recommended(self) -> Floats:
         """What is recommended after the last counted update, (d,)."""
-        return _rounded(self.recommendation[np.searchsorted(self.moments, self.last)], BETA_DIGITS)
+        moment = np.searchsorted(self.moments, self.last, side="right") - 1
+        return _rounded(self.recommendation[moment], BETA_DIGITS)
 
     @property
     def has_gpu(self) -> bool:
@@ -239,7 +256,9 @@ def from_record(record: Record | Opened) -> Run:
         for number, row in enumerate(record.rows):
             if facts is None:
                 metrics = tuple(Metric(**metric) for metric in row["metrics"])
-                facts = Facts(metrics, dict(row["data"]), tuple(row["blocks"]), str(row["device"]))
+                facts = Facts(
+                    metrics, dict(row["data"]), tuple(row["blocks"]), str(row["device"]), row.get("training_step_flops")
+                )
                 values = {data: {name: array("d") for name in row[data]} for data in DATA}
             loss.append(_number(row["loss"]))
             status.append(sys.intern(row["status"]))
@@ -268,7 +287,8 @@ def from_record(record: Record | Opened) -> Run:
                 f"{path}: {facts.metrics[0].title} on {data} is a number in no row; see what the task scores"
             )
     every = np.arange(len(loss)) % THIN == 0
-    late = np.isin(np.arange(len(loss)), _last_tenth(config["budget"], seconds | counts | total, counted))
+    budget = record.budget
+    late = np.isin(np.arange(len(loss)), _last_tenth(budget, budget.spent(seconds | counts | total), counted))
     full = every | late
     full[_best(facts.metrics[0], rounded, counted)] = True
     for data in DATA:
@@ -317,7 +337,7 @@ def read(folder: Path) -> list[Run]:
     table, kept = _read_parquet(path)
     try:
         facts = [
-            Facts(tuple(Metric(**m) for m in one["metrics"]), one["data"], tuple(one["blocks"]), one["device"])
+            Facts(**one | {"metrics": tuple(Metric(**m) for m in one["metrics"]), "blocks": tuple(one["blocks"])})
             for one in kept["facts"]
         ]
         entries = {(e["environment"], e["optimizer"], e["seed"]): e for e in kept["runs"]}
@@ -407,7 +427,9 @@ def _columns(runs: Sequence[Run]) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     columns["loss"] = joined((run.loss for run in runs), pa.float32())
     columns["within_budget"] = joined((run.within_budget for run in runs), pa.bool_())
     for name in COUNTS:
-        columns[name] = joined((run.spent[name].astype(np.int64) for run in runs), pa.int64())
+        if any(name in run.spent for run in runs):
+            counts = (run.spent.get(name, np.zeros(len(run))).astype(np.int64) for run in runs)
+            columns[name] = joined(counts, pa.int64())
     for name in SECONDS:
         columns[_milliseconds(name)] = joined((_milliseconds_of(run.spent[name]) for run in runs), pa.int64())
     for data in DATA:
@@ -440,7 +462,11 @@ def _from_columns(folder: Path, line: Mapping[str, str], facts: Facts, columns: 
     def texts(name: str) -> NDArray[np.str_]:
         return np.array(columns[name].to_pylist(), str)
 
-    spent = {name: numbers(_milliseconds(name)) / 1000 for name in SECONDS} | {name: numbers(name) for name in COUNTS}
+    spent = {name: numbers(_milliseconds(name)) / 1000 for name in SECONDS} | {
+        name: numbers(name)
+        for name in COUNTS
+        if name in columns  # older versions counted less
+    }
     spent["total_seconds"] = spent["cpu_seconds"] + spent["gpu_seconds"]
     metrics: dict[str, dict[str, Floats]] = {data: {} for data in DATA}
     for column in columns:
@@ -482,7 +508,7 @@ def _line(run: Run) -> dict[str, Any]:
         for data in DATA:
             for metric in run.facts.metrics:
                 line[f"{prefix}{data}/{metric.name}"] = f"{run.metrics[data][metric.name][row]:.{DIGITS}g}"
-    line |= {name: int(run.spent[name][last]) for name in COUNTS}
+    line |= {name: int(run.spent[name][last]) for name in COUNTS if name in run.spent}
     line |= {name: f"{run.spent[name][last]:.3f}" for name in ("total_seconds", *SECONDS)}
     line |= {_phase(phase): f"{seconds:.6f}" for phase, seconds in run.end.phases.items()}
     line |= {"commit": run.end.commit or "", "command": run.end.command or ""}
@@ -519,8 +545,8 @@ def _end(done: Mapping[str, Any]) -> End:
     )  # fmt: skip
 
 
-def _last_tenth(budget: Mapping[str, Any], spent: Mapping[str, Floats], counted: NDArray[Any]) -> NDArray[np.int64]:
-    late = counted[spent[budget["unit"]][counted] >= 0.9 * budget["amount"]]
+def _last_tenth(budget: Budget, used: Floats, counted: NDArray[Any]) -> NDArray[np.int64]:
+    late = counted[used[counted] >= 0.9 * budget.amount]
     return late if len(late) else counted[-1:]
 
 

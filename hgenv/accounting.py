@@ -8,9 +8,9 @@ updates) time is measured too, but charged to nobody. So all phases together add
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -24,12 +24,54 @@ OUTSIDE = "outside"  # between the calls of an environment or an optimizer: free
 OFF_CLOCK = (*FREE, OUTSIDE)
 CLOCKS = ("cpu_seconds", "gpu_seconds", "wall_seconds")  # of each phase
 RESOURCES = ("cpu_seconds", "gpu_seconds", "total_seconds", "wall_seconds")
-COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "updates")
+COUNTS = ("samples", "training_steps", "gradient_steps", "validation_passes", "flops", "gradient_flops", "updates")
+PRICED = "priced_seconds"  # counts times prices
 MARKS = 64  # phases on a device that wait to be booked, at most while it keeps up
 
 
 class BudgetError(ValueError):
     """A budget that cannot be run under."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a unit of work costs, in seconds: a price list. It makes a budget of counts that no clock disturbs.
+
+    Attributes:
+        sample: Making a sample.
+        flop: A floating-point operation of the network.
+        gradient_flop: What one of a gradient costs on top of that: gradients use a processor less well.
+        update: What an update costs besides.
+
+    Raises:
+        BudgetError: A price is negative or not finite, or all are zero.
+    """
+
+    sample: float = 0.0
+    flop: float = 0.0
+    gradient_flop: float = 0.0
+    update: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        for name, price in asdict(self).items():
+            if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
+                raise BudgetError(f"prices.{name} must be a finite number of seconds of at least 0, not {price!r}")
+        if not any(asdict(self).values()):
+            raise BudgetError("a price list needs a price above 0; nothing would cost anything")
+
+    def cost(self, counts: Mapping[str, Any]) -> Any:
+        """Seconds: the sum of counts times prices.
+
+        Args:
+            counts: By name in `COUNTS`, numbers or arrays of them.
+        """
+        return (
+            self.sample * counts["samples"]
+            + self.flop * counts["flops"]
+            + self.gradient_flop * counts.get("gradient_flops", 0)  # rows of older versions have none
+            + self.update * counts["updates"]
+        )
 
 
 @dataclass(frozen=True)
@@ -41,11 +83,13 @@ class Budget:
 
     Attributes:
         amount: In `unit`; positive.
-        unit: One of `RESOURCES` or `COUNTS`.
+        unit: One of `RESOURCES` or `COUNTS`, or `priced_seconds`: counts times prices, the same on every machine.
+        prices: For `priced_seconds`, and for nothing else.
     """
 
     amount: float
     unit: str = "total_seconds"
+    prices: Prices | None = None
 
     def __post_init__(self) -> None:
         """Check both.
@@ -53,14 +97,41 @@ class Budget:
         Raises:
             BudgetError: The amount is not positive and finite, or the unit is unknown.
         """
-        if self.unit not in RESOURCES + COUNTS:
-            raise BudgetError(f"unknown budget unit {self.unit!r}; choose one of {', '.join(RESOURCES + COUNTS)}")
+        units = (*RESOURCES, PRICED, *COUNTS)
+        if self.unit not in units:
+            raise BudgetError(f"unknown budget unit {self.unit!r}; choose one of {', '.join(units)}")
         if not 0 < self.amount < float("inf"):
             raise BudgetError(f"a budget must be a positive, finite amount of {self.unit}, not {self.amount}")
+        if (self.unit == PRICED) != (self.prices is not None):
+            raise BudgetError(f"a budget in {PRICED} needs a price list, and no other has one; this is in {self.unit}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Budget:
+        """The budget that settings stand for: `amount`, `unit`, and perhaps `prices`.
+
+        Raises:
+            BudgetError: They stand for none.
+        """
+        if not isinstance(settings, Mapping) or set(settings) | {"prices"} != {"amount", "unit", "prices"}:
+            raise BudgetError(f"budget must have an amount and a unit, not {settings!r}")
+        amount, prices = settings["amount"], settings.get("prices")
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
+            raise BudgetError(f"budget.amount must be a number (infinity is written inf), not {amount!r}")
+        if prices is not None:
+            known = [field.name for field in fields(Prices)]
+            if not isinstance(prices, Mapping) or set(prices) - set(known):
+                raise BudgetError(f"prices must be a price each for some of {', '.join(known)}, not {prices!r}")
+            prices = Prices(**prices)
+        return cls(amount, settings["unit"], prices)
+
+    def spent(self, counts: Mapping[str, Any]) -> Any:
+        """How much of its unit was spent, by resource and count: numbers, or arrays of them."""
+        return counts[self.unit] if self.prices is None else self.prices.cost(counts)
 
     def share(self, ledger: Ledger) -> float:
         """Share of the budget that is spent; above 1 once it is overshot."""
-        return ledger.spent(self.unit) / self.amount
+        spent = ledger.spent(self.unit) if self.prices is None else self.prices.cost(ledger.counts)
+        return float(spent / self.amount)
 
 
 class Ledger:
@@ -68,7 +139,7 @@ class Ledger:
 
     Attributes:
         counts: What was done on the clock, by name in `COUNTS`; free of noise. `flops` counts the convolutions and
-            matrix products of the network; rendering has none.
+            matrix products of the network; rendering has none. `gradient_flops` are those of them that gradients took.
         incidents: What went wrong and was mended, and how often, such as {"workers replaced": 2}. It is for the record:
             no incident is charged to anybody.
     """
@@ -193,8 +264,10 @@ class Ledger:
             "seconds": dict.fromkeys(PHASES + OFF_CLOCK, dict.fromkeys(CLOCKS, 0.0)),
             "counts": dict.fromkeys(COUNTS, 0),
         }
-        if isinstance(state, dict) and "incidents" not in state:
-            state = state | {"incidents": {}}  # as older versions saved it
+        if isinstance(state, dict):  # older versions saved less
+            state = {"incidents": {}} | state
+            if isinstance(state.get("counts"), dict):
+                state["counts"] = {"gradient_flops": 0} | state["counts"]
         return copy_like(state, like | {"incidents": Each(0)}, "the ledger")
 
     def _switch(self, phase: str) -> None:

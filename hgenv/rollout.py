@@ -312,10 +312,10 @@ class Rollout:
         self._pay(("gradient", curvature), gradient)
         if curvature:
             self._ledger.count("gradient_steps", steps)
-            self._ledger.count("flops", steps * problem.learner.flops("gradient", problem.batch_size))
+            self._charge(steps * problem.learner.flops("gradient", problem.batch_size))
         else:  # two passes forward and back to the samples
             there_and_back = 4 * problem.learner.flops("validate", problem.batch_size)
-            self._ledger.count("flops", steps * (there_and_back + self._rule_flops()))
+            self._charge(steps * (there_and_back + self._rule_flops()))
         return gradient
 
     @own_modes()
@@ -346,7 +346,7 @@ class Rollout:
             _, parts = influence(*self._trained(), last=last)
             found = torch.cat(parts).to("cpu", torch.float64)
         forward = problem.learner.flops("validate", problem.batch_size)
-        self._ledger.count("flops", len(batches) * (2 * forward + self._rule_flops()))
+        self._charge(len(batches) * (2 * forward + self._rule_flops()))
         self._pay("influence", found)
         return found
 
@@ -378,7 +378,7 @@ class Rollout:
         with problem.work(self._ledger, "gradient"):
             _, found = virtual_influence(*self._trained(), samples, last=last)
             found = found.to("cpu", torch.float64)
-        self._ledger.count("flops", 2 * problem.learner.flops("validate", len(samples)) + self._rule_flops())
+        self._charge(2 * problem.learner.flops("validate", len(samples)) + self._rule_flops())
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -412,6 +412,11 @@ class Rollout:
             self._ledger,
         )
 
+    def _charge(self, flops: int) -> None:
+        """Count what a gradient took of the network's work."""
+        self._ledger.count("flops", flops)
+        self._ledger.count("gradient_flops", flops)
+
     def _rule_flops(self) -> int:
         """Per training step: where the rule is not linear, its derivative needs the step's gradient again."""
         return 0 if self._problem.rule.linear else self._problem.learner.flops("train", self._problem.batch_size)
@@ -425,7 +430,7 @@ class Rollout:
         with problem.work(self._ledger, "gradient"):
             found = last_adjoint(problem.learner, self.end, problem.validation)
         self._ledger.count("validation_passes", 1)
-        self._ledger.count("flops", 3 * problem.learner.flops("validate", len(problem.validation.samples)))
+        self._charge(3 * problem.learner.flops("validate", len(problem.validation.samples)))
         self._pay("adjoint", found)
         return found
 

@@ -178,3 +178,43 @@ def test_a_saved_ledger_goes_on() -> None:
     other.load_state_dict(state)
     assert other.spent("samples") == 5
     assert 0.02 <= other.spent("cpu_seconds") < 0.045
+
+
+PRICES = {"sample": 0.5, "flop": 2.0, "gradient_flop": 0.25, "update": 8.0}
+
+
+def test_a_budget_by_price_list_is_counts_times_prices() -> None:
+    ledger = Ledger()
+    for name, count in (("samples", 6), ("flops", 10), ("gradient_flops", 4), ("updates", 1)):
+        ledger.count(name, count)
+    burn(0.02)  # costs nothing
+    budget = Budget.of({"amount": 64, "unit": "priced_seconds", "prices": PRICES})
+    assert budget.spent(ledger.counts) == 3 + 20 + 1 + 8
+    assert budget.share(ledger) == 0.5
+    old = {"samples": 6, "flops": 10, "updates": 1}
+    assert budget.spent(old) == 31  # rows that do not know gradients' operations
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"amount": 1, "unit": "priced_seconds"}, "needs a price list"),
+        ({"amount": 1, "unit": "samples", "prices": PRICES}, "no other has one; this is in samples"),
+        ({"amount": 1, "unit": "priced_seconds", "prices": PRICES | {"smaple": 1}}, "for some of sample, flop, gradie"),
+        ({"amount": 1, "unit": "priced_seconds", "prices": {"sample": -1}}, r"prices\.sample must be a finite number"),
+        ({"amount": 1, "unit": "priced_seconds", "prices": {"flop": True}}, r"prices\.flop must be a finite number"),
+        ({"amount": 1, "unit": "priced_seconds", "prices": {}}, "nothing would cost anything"),
+        ({"amount": 1}, "must have an amount and a unit"),
+    ],
+)
+def test_a_price_list_makes_sense_or_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.of(settings)
+
+
+def test_a_ledger_that_was_saved_before_gradients_operations_were_counted_goes_on() -> None:
+    state = Ledger().state_dict()
+    del state["counts"]["gradient_flops"]
+    other = Ledger()
+    other.load_state_dict(state)
+    assert other.counts["gradient_flops"] == 0

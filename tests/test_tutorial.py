@@ -12,6 +12,8 @@ import pytest
 from hgenv.benchmarks.compare import expand
 from hgenv.benchmarks.config import compose
 
+from . import zygote
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/bring-your-own.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
@@ -52,7 +54,7 @@ def test_the_tutorial_runs_and_its_parts_conform(tmp_path: Path) -> None:
     assert said in result.stdout
 
 
-def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path) -> None:
+def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = [block for block in BLOCKS if re.search(r"^class Simultaneous|^careful =", block, re.MULTILINE)]
     code = "\n".join([*needed(), *own])
     (tmp_path / "discs.py").write_text(code[: code.index("\nfor name")])
@@ -65,11 +67,13 @@ def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path) ->
         (tmp_path / "conf" / name).write_text(text)
     (command,) = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     assert command.startswith("hgenv compare ")
-    words = ["-m", *shlex.split(command)]
+    words = shlex.split(command)
     replaced = {"optimizer=credit_gradient,spsa,fixed": "optimizer=spsa,fixed", "seed=0,1": "seed=0"}  # shorter
     assert replaced.keys() <= set(words)
     words = [replaced.get(word, word) for word in words]
-    result = call(*words, "budget={amount: 3, unit: updates}", "env.batch_size=16", cwd=tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    result = zygote.call(*words, "budget={amount: 3, unit: updates}", "env.batch_size=16", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("spsa", "fixed"):
         assert (tmp_path / f"runs/default/discs/{name}/seed=0/DONE.json").is_file()
@@ -78,7 +82,7 @@ def test_the_tutorials_environment_runs_from_the_command_line(tmp_path: Path) ->
     assert "spsa" in report
 
 
-def test_photos_of_ones_own_are_tuned_on_from_the_command_line(tmp_path: Path) -> None:
+def test_photos_of_ones_own_are_tuned_on_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs/own-photos.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     own = "\n\ndef photos():\n    return validation, test\n"
@@ -86,7 +90,9 @@ def test_photos_of_ones_own_are_tuned_on_from_the_command_line(tmp_path: Path) -
     (command,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     words = ["optimizer=fixed" if word.startswith("optimizer=") else word for word in shlex.split(command)]
     small = ["seed=0", "budget={amount: 2, unit: updates}", "env.batch_size=2"]
-    result = call("-m", *[word for word in words if not word.startswith("seed=")], *small, cwd=tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    result = zygote.call(*[word for word in words if not word.startswith("seed=")], *small, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "runs/default/shapes_lit-photos/fixed/seed=0/DONE.json").is_file()
     assert "two balls" in (tmp_path / "runs/default/report.md").read_text()

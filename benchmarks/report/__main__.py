@@ -11,7 +11,7 @@ import torch
 
 from .. import files, records
 from ..records import RecordError
-from . import collect, keep, write
+from . import collect, keep, prices, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="import and run what the runs name that is not hgenv's own, for its samples",
     )
+    parser.add_argument(
+        "--price",
+        action="append",
+        metavar="NAME=SECONDS",
+        help="read the runs as if each had had a budget by price list, with this price in it: sample=0.19 for a render "
+        "that takes 0.19 s, training_step=2 for a network whose training step takes 2 s; may be repeated",
+    )
+    parser.add_argument(
+        "--prices", metavar="LIST", help="the price list, one of those in configs/prices; default: core"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         folders = options.folders or [_only_study(Path("runs"))]
         found = collect(folders)
         out = options.out or folders[0]
+        if options.price or options.prices:
+            if options.results is not None:
+                raise RecordError("--results keeps runs as they were made; leave --price and --prices out")
+            changes = dict(map(_price, options.price or []))
+            found.runs[:] = prices.priced(found.runs, prices.named(options.prices or "core"), changes)
+            out = options.out or folders[0] / "priced"  # the other report stays
         trusted = {run.source for run in found.runs} if options.trust else set()
         print(write(found, out, trusted=trusted))
         print(f"report: {out / 'report.md'}, {out / 'report.html'}")
@@ -45,6 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {files.said(error)}", file=sys.stderr)
         return 1
     return 1 if found.excluded else 0
+
+
+def _price(text: str) -> tuple[str, float]:
+    """Name and seconds of a price on the command line.
+
+    Raises:
+        RecordError: It is none.
+    """
+    name, _, seconds = text.partition("=")
+    try:
+        price = float(seconds)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise RecordError(f"--price {text}: is no price; write a name and seconds, such as --price sample=0.19")
+    return name, price
 
 
 def _only_study(root: Path) -> Path:

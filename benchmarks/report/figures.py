@@ -23,6 +23,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from PIL import Image
 
+from hgenv.accounting import PRICED
 from hgenv.problem import RenderError
 from hgenv.tasks import Picture
 
@@ -32,7 +33,7 @@ from ..studies import DATA, Run
 from .style import styles
 from .tables import by_optimizer, together
 
-CLOCKS = {"total_seconds": "CPU + GPU time (s)", "gpu_seconds": "GPU time (s)"}
+CLOCKS = {"total_seconds": "CPU + GPU time (s)", "gpu_seconds": "GPU time (s)", PRICED: "priced time (s)"}
 LIMIT = 300 * 1024  # bytes of a file: reports are kept in repositories
 WIDTH, DPI = 1800, 200  # pixels across, and how large letters are in them
 SMALLER = (200, 180, 160, 140, 120, 100)  # DPI of curves: the first that keeps the limit
@@ -77,12 +78,7 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
 
     Mean and range over the seeds of means over the last `WINDOW` of 400 moments, to where the shortest run ends.
     """
-    panels = [
-        (name, runs, clock)
-        for name, runs in groups
-        for clock in CLOCKS
-        if clock != "gpu_seconds" or any(run.has_gpu for run in runs)
-    ]
+    panels = [(name, runs, clock) for name, runs in groups for clock in _clocks(runs)]
     bands, across = -(-len(panels) // PANELS), min(len(panels), PANELS)
     looks = styles({run.optimizer for _, runs in groups for run in runs})
     height = bands * 4.6 + 0.4 + 0.22 * -(-len(looks) // 3)
@@ -123,6 +119,13 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
         [drawn[name] for name in names], names, loc="outside lower center", ncols=3, fontsize=9, frameon=False
     )
     return figure
+
+
+def _clocks(runs: Sequence[Run]) -> list[str]:
+    """What curves are drawn against."""
+    if all(run.budget.unit == PRICED for run in runs):
+        return [PRICED]
+    return ["total_seconds", *(["gpu_seconds"] if any(run.has_gpu for run in runs) else [])]
 
 
 def gallery(

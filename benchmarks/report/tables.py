@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy import stats
 
-from hgenv.accounting import FREE, PHASES
+from hgenv.accounting import FREE, PHASES, PRICED, Budget
 
 from .. import defaults
 from ..studies import DATA, Run
@@ -61,14 +61,16 @@ def main(runs: Sequence[Run]) -> Table:
     for optimizer, group in by_optimizer(runs):
         ends = [interval(late(group, data, metric.name).tolist()) for data in DATA]
         words = " (too few seeds)" * (len(group) < FEWEST)
-        costs = [f"{np.mean([run.spent['total_seconds'][run.last] for run in group]):.4g}"]
+        units = ["total_seconds", *([PRICED] if runs[0].budget.unit == PRICED else [])]
+        costs = [f"{np.mean([run.spent_in(unit)[run.last] for run in group]):.4g}" for unit in units]
         updates = f"{np.mean([run.last for run in group]):.0f}"
         rows.append((
             _worse_last(ends[0][0], runs),
             [optimizer, _count(group), *(_cell(*end) + words for end in ends), updates, *costs],
         ))  # fmt: skip
     seconds = "CPU + GPU seconds" if any(run.has_gpu for run in runs) else "CPU seconds"
-    header = ["optimizer", "seeds", *(f"{data} {metric.title}" for data in DATA), "updates", seconds]
+    priced = ["priced seconds"] if runs[0].budget.unit == PRICED else []
+    header = ["optimizer", "seeds", *(f"{data} {metric.title}" for data in DATA), "updates", seconds, *priced]
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
 
 
@@ -77,8 +79,8 @@ def results(runs: Sequence[Run]) -> Table:
     metrics, main = runs[0].facts.metrics, runs[0].primary
     rows = []
     for optimizer, group in by_optimizer(runs):
-        tests = [interval([run.metrics["test"][m.name][run.last] for run in group]) for m in metrics]
-        validation = interval([run.metrics["validation"][main.name][run.last] for run in group])
+        tests = [interval([_newest(run, "test", m.name) for run in group]) for m in metrics]
+        validation = interval([_newest(run, "validation", main.name) for run in group])
         updates = interval([run.last for run in group])[0]
         cells = [optimizer, _count(group), *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
@@ -200,7 +202,7 @@ def together(runs: Sequence[Run], clock: str, data: str, metric: str) -> tuple[N
     figure, the one before it holds on.
     """
     known = [run.counted[~np.isnan(run.metrics[data][metric][run.counted])] for run in runs]
-    times = [run.spent[clock][rows] for run, rows in zip(runs, known, strict=True)]
+    times = [run.spent_in(clock)[rows] for run, rows in zip(runs, known, strict=True)]
     values = [run.metrics[data][metric][rows] for run, rows in zip(runs, known, strict=True)]
     grid = np.linspace(0, min(time[-1] for time in times), 401)
     held = [np.searchsorted(time, grid, side="right") - 1 for time in times]
@@ -217,11 +219,19 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 def budgets(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Which optimizers have which budget, the smallest first."""
-    found: dict[tuple[str, float], list[str]] = {}
+    found: dict[tuple[str, float, str], list[str]] = {}
     for optimizer, group in by_optimizer(runs):
-        for own in dict.fromkeys((run.config["budget"]["unit"], run.config["budget"]["amount"]) for run in group):
+        for own in dict.fromkeys((b.unit, b.amount, _priced(b)) for b in (run.budget for run in group)):
             found.setdefault(own, []).append(optimizer)
-    return {f"{amount:g} {unit}": names for (unit, amount), names in sorted(found.items())}
+    return {f"{amount:g} {unit}{prices}": names for (unit, amount, prices), names in sorted(found.items())}
+
+
+def _priced(budget: Budget) -> str:
+    """At what prices, in words."""
+    if budget.prices is None:
+        return ""
+    prices = [f"{price:g} s a {name}" for name, price in asdict(budget.prices).items() if price]
+    return f" ({', '.join(prices)})"
 
 
 def late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
@@ -232,6 +242,13 @@ def late(runs: Sequence[Run], data: str, metric: str) -> NDArray[np.float64]:
 def _mean(values: NDArray[np.float64]) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan
+
+
+def _newest(run: Run, data: str, metric: str) -> float:
+    """A metric at the last counted update, or at the one before it that has a figure: not all rows keep all metrics."""
+    values = run.metrics[data][metric][: run.last + 1]
+    known = values[~np.isnan(values)]
+    return float(known[-1]) if len(known) else np.nan
 
 
 def _worse_last(value: float, runs: Sequence[Run]) -> float:

@@ -13,6 +13,8 @@ from ..problem import Generator, RenderError
 from ..samples import DenseSamples
 from .tools import disturbed_global_randomness, global_randomness_unchanged, same_samples
 
+PROJECTIONS = 300  # random ones of a sample's numbers, from which it is told how samples move
+
 
 class GeneratorConformance:
     """Checks for a generator f(beta, r).
@@ -173,15 +175,29 @@ class GeneratorConformance:
             "no derivatives of a density's logarithm"
         )
         center, score = space.normalize(beta), score * (space.high - space.low)
+        here = self._features(generator, center, torch.arange(self.scored, 2 * self.scored))
         for block in space.blocks:
             for component in range(*space.slice(block.name).indices(space.dimension)):
                 if known[component]:
                     direction = self.move * torch.eye(space.dimension, dtype=torch.float64)[component]
-                    self._check_expectation(generator, center, direction, score[:, component] * self.move, block.name)
+                    product = score[self.scored :, component] * self.move
+                    self._check_expectation(generator, center, direction, here, product, block.name)
                     break
 
+    @staticmethod
+    def _features(generator: Generator, normalized: Tensor, seeds: Tensor) -> Tensor:
+        """Numbers that say much about samples, a row each."""
+        with torch.no_grad():
+            samples = generator(generator.space.denormalize(normalized).expand(len(seeds), -1), seeds)
+            numbers = torch.cat([x.flatten(1).to(torch.float32) for x in samples.tensors], 1)
+            numbers = torch.cat([numbers, numbers**2], 1)
+            if numbers.shape[1] <= PROJECTIONS:
+                return numbers.double()
+            draw = torch.Generator().manual_seed(5)
+            return (numbers @ torch.randn(numbers.shape[1], PROJECTIONS, generator=draw)).double()
+
     def _check_expectation(
-        self, generator: Generator, center: Tensor, direction: Tensor, score: Tensor, name: str
+        self, generator: Generator, center: Tensor, direction: Tensor, here: Tensor, score: Tensor, name: str
     ) -> None:
         """E[h score] against the difference of E[h], h being what tells samples ahead from those behind.
 
@@ -189,13 +205,11 @@ class GeneratorConformance:
         """
         fit, test = torch.arange(2 * self.scored).split(self.scored)
 
-        def features(normalized: Tensor, seeds: Tensor) -> Tensor:
-            samples = generator(generator.space.denormalize(normalized).expand(len(seeds), -1), seeds)
-            numbers = torch.cat([x.flatten(1).to(torch.float64) for x in samples.tensors], 1)
-            return torch.cat([numbers, numbers**2], 1)
+        def moved(seeds: Tensor) -> list[Tensor]:
+            return [self._features(generator, center + sign * direction, seeds) for sign in (1, -1)]
 
         with torch.no_grad():
-            both = torch.cat([features(center + direction, fit), features(center - direction, fit)])
+            both = torch.cat(moved(fit))
             mean, scale = both.mean(0), both.std(0) + 1e-6
             both = (both - mean) / scale
             kernel = both @ both.T
@@ -204,12 +218,9 @@ class GeneratorConformance:
             label[self.scored :] = -1
             discriminant = both.T @ torch.linalg.solve(kernel + ridge, label)
 
-            def statistic(normalized: Tensor) -> Tensor:
-                return (features(normalized, test) - mean) / scale @ discriminant
-
-            change = (statistic(center + direction) - statistic(center - direction)) / 2
-            value = statistic(center)
-            product = (value - value.mean()) * score[test]
+            ahead, behind, value = ((x - mean) / scale @ discriminant for x in (*moved(test), here))
+            change = (ahead - behind) / 2
+            product = (value - value.mean()) * score
             gap, error = (product - change).mean(), (product - change).std() / math.sqrt(self.scored)
             assert gap.abs() <= 5 * error + 1e-9, (
                 f"along the first component of block {name!r} the mean of a statistic of the samples moves by "

@@ -10,11 +10,13 @@ import pytest
 import hgenv
 from hgenv.benchmarks.command import COMMANDS, choices, main
 
+from .. import zygote
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def call(*words, cwd):
-    return subprocess.run([sys.executable, "-m", "hgenv", *words], cwd=cwd, capture_output=True, text=True, check=False)
+    return zygote.call("hgenv", *words, cwd=cwd)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]])

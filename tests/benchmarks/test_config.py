@@ -2,10 +2,7 @@ import csv
 import json
 import re
 import shlex
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
@@ -16,8 +13,10 @@ from hgenv.benchmarks import config, records
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
+from hgenv.benchmarks.report.prices import named
 from hgenv.benchmarks.run import run
 
+from ..zygote import call
 from .tools import REPOSITORY, quadratic
 
 CONFIGS = REPOSITORY / "configs"
@@ -348,10 +347,6 @@ def mine(tmp_path, monkeypatch):
     return folder
 
 
-def call(module: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", module, *words], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 OWN = [
     "env=mine", "optimizer=mine", "renderer=mine", "budget={amount: 3, unit: updates}", "env.generator.shift=0.5",
 ]  # fmt: skip
@@ -422,6 +417,14 @@ def test_hydra_s_questions_are_answered(mine):
     shown = call("hgenv.benchmarks.run", "--config-dir", "conf", "--cfg", "job", *OWN, "optimizer.stride=0.1", cwd=mine)
     assert yaml.safe_load(shown.stdout)["optimizer"] == {"_target_": "mine.Walk", "label": "walk", "stride": 0.1}
     assert not (mine / "runs").exists()
+
+
+@pytest.mark.parametrize("name", choices("prices"))
+def test_price_lists_compose_and_reports_read_the_same(name):
+    prices = compose(["env=quadratic", "budget={amount: 1, unit: priced_seconds}", f"prices={name}"]).budget.prices
+    assert prices == named(name)
+    assert prices.sample > 0
+    assert prices.flop > prices.gradient_flop > 0
 
 
 @pytest.mark.parametrize(

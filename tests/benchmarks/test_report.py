@@ -115,6 +115,61 @@ def test_a_primary_metric_of_which_more_is_better(tmp_path):
     assert runs[-1].best == 30  # the first at the top
 
 
+def test_the_same_rows_under_other_prices(tmp_path):
+    """One method renders ten times as much as the other; in seconds they tie, where renders are dear they do not."""
+    falling = [50.0 - k for k in range(41)]
+    for name, samples in (("basic_random_search", 700), ("frugal", 70)):
+        for seed in range(3):
+
+            def counts(rows, samples=samples):
+                for row in rows:
+                    row["spent"]["samples"] = samples * row["update"]
+
+            change_rows(make_run(tmp_path, name, seed, [x + 0.1 * seed for x in falling], amount=80), counts)
+    assert main([str(tmp_path), "--price", "sample=1", "--price", "update=0"]) == 0
+    text = (tmp_path / "priced" / "report.md").read_text()
+    # An update costs 700 + 14 or 70 + 14, the network's work being 10^12 operations; 3360 for all of the frugal ones.
+    assert "3360 priced_seconds (1 s a sample, 1.4e-11 s a flop, 6e-12 s a gradient_flop)" in text
+    updates = {name: cells(text, name)[4] for name in ("basic_random_search", "frugal")}
+    assert updates == {"basic_random_search": "4", "frugal": "40"}
+    assert not (tmp_path / "report.md").exists()
+    frugal = cells(text[text.index("its final figure is") :], "frugal")
+    # The other ends at 51 - 4; that is 4 updates of 84, seen by a window of a tenth of the budget.
+    assert 4 * 84 / 3360 <= float(frugal[1]) <= 4 * 84 / 3360 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--price", "samples=1"],
+            "there is no price of a 'samples'; there are sample, flop, gradient_flop, update, tr",
+        ),
+        (["--price", "sample=much"], "--price sample=much: is no price"),
+        (["--price", "sample=-1"], "--price sample=-1: is no price"),
+        (["--prices", "moon"], "there is no price list 'moon'; there are core"),
+        (["--price", "training_step=1"], "these rows do not say how much work a training_step is"),
+        (["--price", "sample=0", "--price", "flop=0", "--price", "update=0"], "a run cost nothing at these prices"),
+        (["--price", "sample=1", "--results", "kept"], "leave --price and --prices out"),
+    ],
+)
+def test_prices_that_are_none_are_refused(words, message, tmp_path, capsys):
+    make_run(tmp_path, "fixed", 0, [40.0, 20.0])
+    assert main([str(tmp_path), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_price_of_a_training_step_scales_all_work_of_the_network(tmp_path):
+    def of_work(rows):
+        rows[0]["training_step_flops"] = 10**11
+
+    change_rows(make_run(tmp_path, "fixed", 0, [40.0, 20.0]), of_work)
+    assert main([str(tmp_path), "--price", "training_step=2", "--price", "sample=0"]) == 0
+    text = (tmp_path / "priced" / "report.md").read_text()
+    # 10^12 operations at 2 s for 10^11, and 3 ms for the update.
+    assert "20.003 priced_seconds (2e-11 s a flop" in text
+
+
 def test_against_the_baseline(tmp_path):
     """One that is three times as fast and ends 5 degrees below; Welch's interval by hand."""
     ends = {"basic_random_search": (30.0, 31.0, 32.0), "fast": (25.0, 26.0, 27.5)}

@@ -86,6 +86,22 @@ def test_a_budget_that_is_met_exactly_counts_to_the_last_update(tmp_path):
     assert [row["within_budget"] for row in record.rows] == [True] * 4
 
 
+def test_a_run_with_a_budget_by_price_list_is_the_same_in_one_go_or_two(tmp_path):
+    """Its end is where counts times prices say, whatever the clocks do, and `prices` is a part of what it is."""
+    priced = ["budget.unit=priced_seconds", "prices={sample: 0.5, flop: 0.0, gradient_flop: 0.0, update: 2.0}"]
+    whole = records.read(run(quadratic(tmp_path / "whole", *priced, "budget.amount=100")))
+    # An update of 32 samples costs 18: five of them 90, the sixth crosses.
+    assert [row["within_budget"] for row in whole.rows] == [True] * 6 + [False]
+    run(quadratic(tmp_path / "parts", *priced, "budget.amount=40"))
+    parts = records.read(run(quadratic(tmp_path / "parts", *priced, "budget.amount=100")))
+    assert [row["loss"] for row in parts.rows] == [row["loss"] for row in whole.rows]
+    assert [row["within_budget"] for row in parts.rows] == [True] * 6 + [False]
+    with pytest.raises(RecordError, match=r"budget\.prices\.sample: 0\.5, 0\.25"):
+        run(quadratic(tmp_path / "parts", *priced, "prices.sample=0.25", "budget.amount=200"))
+    with pytest.raises(SettingError, match=r"prices\.sample=1 would change nothing: the budget is in updates"):
+        quadratic(tmp_path, "prices.sample=1")
+
+
 @pytest.mark.parametrize("optimizer", ["hybrid_gradient", "evolution"])
 def test_a_killed_run_resumes_and_ends_with_the_same_rows(tmp_path, optimizer):
     overrides = [
