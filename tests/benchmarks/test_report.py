@@ -128,14 +128,14 @@ def test_the_same_rows_under_other_prices(tmp_path):
             change_rows(make_run(tmp_path, name, seed, [x + 0.1 * seed for x in falling], amount=80), counts)
     assert main([str(tmp_path), "--price", "sample=1", "--price", "update=0"]) == 0
     text = (tmp_path / "priced" / "report.md").read_text()
-    # An update costs 700 + 14 or 70 + 14, the network's work being 10^12 operations; 3360 for all of the frugal ones.
-    assert "3360 priced_seconds (1 s a sample, 1.4e-11 s a flop, 6e-12 s a gradient_flop)" in text
+    # An update costs 700 + 13.6 or 70 + 13.6, the network's work being 10^12 operations; 3344 for all of the frugal ones.
+    assert "3344 priced_seconds (1 s a sample, 1.36e-11 s a flop, 5.5e-12 s a gradient_flop)" in text
     updates = {name: cells(text, name)[4] for name in ("basic_random_search", "frugal")}
     assert updates == {"basic_random_search": "4", "frugal": "40"}
     assert not (tmp_path / "report.md").exists()
     frugal = cells(text[text.index("its final figure is") :], "frugal")
-    # The other ends at 51 - 4; that is 4 updates of 84, seen by a window of a tenth of the budget.
-    assert 4 * 84 / 3360 <= float(frugal[1]) <= 4 * 84 / 3360 + 0.1
+    # The other ends at 51 - 4; that is 4 updates of 83.6, seen by a window of a tenth of the budget.
+    assert 4 / 40 <= float(frugal[1]) <= 4 / 40 + 0.1
 
 
 @pytest.mark.parametrize(
