@@ -16,6 +16,7 @@ from .decision import DecisionSpace
 from .device import own_modes, torch_threads
 from .learning.first_order import influence, sample_gradient_without_curvature, virtual_influence
 from .learning.learner import Learner, validation_loss
+from .learning.newton import newton_influence
 from .learning.precision import full_precision
 from .learning.rules import Rule, TrainingState
 from .learning.unroll import LastAdjoint, last_adjoint, sample_gradient, train
@@ -379,6 +380,35 @@ class Rollout:
             _, found = virtual_influence(*self._trained(), samples, last=last)
             found = found.to("cpu", torch.float64)
         self._charge(2 * problem.learner.flops("validate", len(samples)) + self._rule_flops())
+        return found
+
+    @own_modes()
+    def newton_influence(self, *, products: int = 4, damping: float = 0.1) -> Tensor:
+        """The influence that the N samples would have if training on their like were led to its end.
+
+        By a Newton step from the last weights, as in AutoSimulate; see `hgenv.learning.newton`.
+
+        Args:
+            products: Hessian-vector products that are paid for, two training steps each.
+            damping: Of the Hessian, as a fraction of the curvature along dL/dw.
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            RuntimeError: The rollout failed.
+            ValueError: `products` is not positive, or `damping` is negative.
+        """
+        if products < 1 or damping < 0:
+            raise ValueError(f"products must be at least 1 and damping at least 0, not {products} and {damping}")
+        problem, batches, last = self._problem, self._batches(), self._last_adjoint()
+        with problem.work(self._ledger, "gradient"):
+            _, parts = newton_influence(
+                problem.learner, self.states, batches, problem.validation, products=products, damping=damping, last=last
+            )
+            found = torch.cat(parts).to("cpu", torch.float64)
+        self._charge(2 * products * problem.learner.flops("train", problem.batch_size))
+        self._charge(2 * problem.learner.flops("validate", problem.num_samples))
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .base import Estimator, GradientOptimizer, Optimizer, Proposal, UnsuitableError
-from .estimators import Antithetic, Combined, Credit, Hybrid, Pathwise, ScoreInfluence
+from .estimators import Antithetic, AutoSimulate, Combined, Credit, Hybrid, Pathwise, ScoreInfluence
 from .evolution import Evolution
 from .fixed import Fixed
 from .random_search import RandomSearch
@@ -56,6 +56,13 @@ score_influence = partial(
     period=2,
     shrinkage=Shrinkage(),
 )
+# The published rival: its gradient descent, with the steps of RMSprop, since lengths of gradients differ by thousands.
+autosimulate = partial(
+    GradientOptimizer,
+    estimator=AutoSimulate(),
+    rule=RMSprop(0.01, decay_updates=30),
+    period=2,
+)
 # Derivatives where the generator has them, score influence elsewhere.
 combined = partial(
     GradientOptimizer,
@@ -91,6 +98,7 @@ REGISTRY = _Registry(
         "credit_gradient": credit_gradient,
         "score_influence": score_influence,
         "combined": combined,
+        "autosimulate": autosimulate,
         "basic_random_search": basic_random_search,
         "basic_random_search_paper": basic_random_search_paper,
         "augmented_random_search": augmented_random_search,
@@ -105,6 +113,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Antithetic",
+    "AutoSimulate",
     "Combined",
     "Credit",
     "Estimator",
@@ -122,6 +131,7 @@ __all__ = [
     "Shrinkage",
     "UnsuitableError",
     "augmented_random_search",
+    "autosimulate",
     "basic_random_search",
     "basic_random_search_paper",
     "combined",

@@ -11,6 +11,7 @@ STYLES = {
     "credit_gradient": ("#D55E00", "-"),
     "score_influence": ("#56B4E9", "-"),
     "combined": ("#000000", "-"),
+    "autosimulate": ("#56B4E9", "--"),
     "basic_random_search": ("#009E73", "-"),
     "basic_random_search_paper": ("#009E73", "--"),
     "augmented_random_search": ("#009E73", ":"),

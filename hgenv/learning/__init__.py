@@ -3,6 +3,7 @@
 from .dense import DenseLearner, Network
 from .first_order import influence, sample_gradient_without_curvature, virtual_influence
 from .learner import Learner, training_loss, validation_loss
+from .newton import newton_influence
 from .quadratic import QuadraticLearner
 from .rules import SGD, Adam, Rule, TrainingState
 from .unroll import StepGradient, sample_gradient, train
@@ -18,6 +19,7 @@ __all__ = [
     "StepGradient",
     "TrainingState",
     "influence",
+    "newton_influence",
     "sample_gradient",
     "sample_gradient_without_curvature",
     "train",

@@ -62,7 +62,7 @@ def influence(
     """
     loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     directions = _directions(learner, rule, trajectory, batches, adjoint, None)
-    return loss, [_influence_along(learner, state.weights, v, batch) for state, batch, v in directions][::-1]
+    return loss, [influence_along(learner, state.weights, v, batch) for state, batch, v in directions][::-1]
 
 
 @full_precision()
@@ -92,7 +92,7 @@ def virtual_influence(
     """
     loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     ((state, batch, v),) = _directions(learner, rule, trajectory, batches, adjoint, 1)
-    return loss, _influence_along(learner, state.weights, v, samples) * (len(samples) / len(batch))
+    return loss, influence_along(learner, state.weights, v, samples) * (len(samples) / len(batch))
 
 
 @full_precision()
@@ -114,10 +114,10 @@ def sample_gradient_without_curvature(
     loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     gradients = []
     for state, batch, v in _directions(learner, rule, trajectory, batches, adjoint, last_steps):
-        reach, ends = _reach(state.weights, v), []
+        reach, ends = reach_along(state.weights, v), []
         samples = differentiable(batch)
         for sign in (1, -1):
-            ends.append(_slopes(learner, _moved(state.weights, v, sign * reach), samples))
+            ends.append(_slopes(learner, moved(state.weights, v, sign * reach), samples))
         *fields, weights = ((ahead - behind) / (2 * reach) for ahead, behind in zip(*ends, strict=True))
         gradients.append(StepGradient(as_gradient(samples, fields), weights))
     return loss, gradients[::-1]
@@ -134,21 +134,22 @@ def _directions(
     """s_k, X_k and v_k of the training steps, the last one first."""
     for state, batch in backwards(trajectory, batches, last_steps):
         # The derivative of a linear rule is the same at any gradient.
-        g = state.weights if rule.linear else _gradient(learner, state.weights, batch)
+        g = state.weights if rule.linear else gradient_at(learner, state.weights, batch)
         adjoint, v = rule_adjoint(rule, state, g, adjoint)
         yield state, batch, v
 
 
-def _influence_along(learner: Learner, weights: Weights, v: Weights, samples: Samples) -> Tensor:
+def influence_along(learner: Learner, weights: Weights, v: Weights, samples: Samples) -> Tensor:
     """The slope along v of each sample's share of the training loss, (B,)."""
-    reach, ends = _reach(weights, v), []
+    reach, ends = reach_along(weights, v), []
     for sign in (1, -1):
         # Only the samples' weights need a gradient, so that the network keeps no graph.
-        ends.append(_slopes(learner, _moved(weights, v, sign * reach), samples)[-1])
+        ends.append(_slopes(learner, moved(weights, v, sign * reach), samples)[-1])
     return (ends[0] - ends[1]) / (2 * reach)
 
 
-def _gradient(learner: Learner, weights: Weights, batch: Any) -> Weights:
+def gradient_at(learner: Learner, weights: Weights, batch: Any) -> Weights:
+    """The gradient of the training loss."""
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
     found = gradient(learner, training_loss(learner, leaves, batch), list(leaves.values()))
     return dict(zip(leaves, found, strict=True))
@@ -163,15 +164,17 @@ def _slopes(learner: Learner, weights: Weights, samples: Any) -> tuple[Tensor, .
     return torch.autograd.grad(loss, [*variables, sample_weights], materialize_grads=True)
 
 
-def _reach(weights: Weights, v: Weights) -> Tensor:
+def reach_along(weights: Weights, v: Weights) -> Tensor:
     """How far along v the ends of a central difference are."""
     epsilon = torch.finfo(next(iter(weights.values())).dtype).eps
-    return REACH * math.sqrt(epsilon) * _norm(weights) / _norm(v).clamp(min=1e-30)
+    return REACH * math.sqrt(epsilon) * norm(weights) / norm(v).clamp(min=1e-30)
 
 
-def _moved(weights: Weights, v: Weights, step: Tensor) -> Weights:
+def moved(weights: Weights, v: Weights, step: Tensor) -> Weights:
+    """Weights + step * v."""
     return {name: torch.addcmul(w, v[name], step) for name, w in weights.items()}
 
 
-def _norm(tensors: Weights) -> Tensor:
+def norm(tensors: Weights) -> Tensor:
+    """Of all numbers together."""
     return torch.stack([t.square().sum() for t in tensors.values()]).sum().sqrt()

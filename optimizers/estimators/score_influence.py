@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,31 +62,40 @@ class ScoreInfluence:
             UnsuitableError: The generator has no scores.
             RenderError: A virtual sample cannot be rendered.
         """
-        score = getattr(env.generator, "log_prob_score", None)
-        if score is None:
-            raise UnsuitableError(
-                f"the generator {type(env.generator).__name__} has no log_prob_score(betas, seeds), which score "
-                "influence is made of; give it one (see hgenv.Generator), or choose an estimator that needs none"
-            )
-        last = env.last
+        score, last = log_prob_score(env), env.last
         if last is None or not last.outcome.ok:
             return None
         n = env.problem.num_samples
         betas, seeds = last.betas, last.seeds
-        centred = _less_the_others(last.influence().reshape(-1, env.problem.batch_size)).flatten()
+        centred = less_the_others(last.influence().reshape(-1, env.problem.batch_size)).flatten()
         if self.num_virtual:
             fresh = env.sample_seeds(n + self.num_virtual)[n:]  # the first n are the coming step's
             more = last.outcome.beta.expand(self.num_virtual, -1)
-            centred = torch.cat([centred, _less_the_others(last.virtual_influence(more, fresh))])
+            centred = torch.cat([centred, less_the_others(last.virtual_influence(more, fresh))])
             betas, seeds = torch.cat([betas, more]), torch.cat([seeds, fresh])
         if self.clip < math.inf:
             bound = self.clip * centred.abs().median()
             centred = centred.clamp(-bound, bound)
-        width = env.space.high - env.space.low
-        return n * centred[:, None] * score(betas, seeds).to("cpu", torch.float64) * width
+        return n * centred[:, None] * score(betas, seeds)
 
 
-def _less_the_others(influence: Tensor) -> Tensor:
+def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor], Tensor]:
+    """The generator's d log p(x | beta) / d beta as a function of (B, d) betas and (B,) seeds, per fraction of range.
+
+    Raises:
+        UnsuitableError: It has none.
+    """
+    score = getattr(env.generator, "log_prob_score", None)
+    if score is None:
+        raise UnsuitableError(
+            f"the generator {type(env.generator).__name__} has no log_prob_score(betas, seeds), which this estimator "
+            "is made of; give it one (see hgenv.Generator), or choose an estimator that needs none"
+        )
+    width = env.space.high - env.space.low
+    return lambda betas, seeds: score(betas, seeds).to("cpu", torch.float64) * width
+
+
+def less_the_others(influence: Tensor) -> Tensor:
     """Every number of (..., B) less the mean of the others."""
     size = influence.shape[-1]
     return (influence - influence.mean(-1, keepdim=True)) * (size / max(size - 1, 1))

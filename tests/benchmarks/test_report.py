@@ -128,7 +128,7 @@ def test_the_same_rows_under_other_prices(tmp_path):
             change_rows(make_run(tmp_path, name, seed, [x + 0.1 * seed for x in falling], amount=80), counts)
     assert main([str(tmp_path), "--price", "sample=1", "--price", "update=0"]) == 0
     text = (tmp_path / "priced" / "report.md").read_text()
-    # An update costs 700 + 13.6 or 70 + 13.6, the network's work being 10^12 operations; 3344 for all of the frugal ones.
+    # An update costs 700 + 13.6 or 70 + 13.6: the network's work is 10^12 operations. All frugal ones cost 3344.
     assert "3344 priced_seconds (1 s a sample, 1.36e-11 s a flop, 5.5e-12 s a gradient_flop)" in text
     updates = {name: cells(text, name)[4] for name in ("basic_random_search", "frugal")}
     assert updates == {"basic_random_search": "4", "frugal": "40"}
@@ -334,7 +334,7 @@ def test_an_optimizer_looks_the_same_in_every_figure():
     """The table is part of every figure that was ever shown: a change of it is a change of all of them."""
     assert {name: look[0] for name, look in STYLES.items()} == {
         "hybrid_gradient": "#0072B2", "hybrid_gradient_paper": "#0072B2", "credit_gradient": "#D55E00",
-        "score_influence": "#56B4E9", "combined": "#000000",
+        "score_influence": "#56B4E9", "combined": "#000000", "autosimulate": "#56B4E9",
         "basic_random_search": "#009E73", "basic_random_search_paper": "#009E73",
         "augmented_random_search": "#009E73", "evolution": "#E69F00", "random_search": "#CC79A7", "fixed": "#555555",
     }  # fmt: skip

@@ -74,6 +74,11 @@ class TestScoreInfluence(OptimizerConformance):
         return REGISTRY["score_influence"](space, seed=seed)
 
 
+class TestAutoSimulate(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["autosimulate"](space, seed=seed)
+
+
 class TestCombined(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["combined"](space, seed=seed)
@@ -134,6 +139,7 @@ def test_registry_names_all() -> None:
         "credit_gradient",
         "score_influence",
         "combined",
+        "autosimulate",
         "basic_random_search",
         "basic_random_search_paper",
         "augmented_random_search",

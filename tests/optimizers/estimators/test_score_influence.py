@@ -109,7 +109,7 @@ def test_a_virtual_sample_that_cannot_be_rendered_costs_the_gradient_not_the_run
 
 def test_generators_without_scores_are_named() -> None:
     env = mixture()
-    with pytest.raises(UnsuitableError, match=r"MixtureGenerator has no log_prob_score.*which score\s+influence"):
+    with pytest.raises(UnsuitableError, match=r"MixtureGenerator has no log_prob_score.*which this estimator"):
         GradientOptimizer(env.space, ScoreInfluence(), SGD(), seed=0).update(env)
     for wrong in ({"num_virtual": -1}, {"clip": 0.0}):
         with pytest.raises(ValueError, match="num_virtual must be 0 or more, and clip positive"):
