@@ -21,6 +21,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +69,17 @@ def screenshot(folder: Path, picture: Path, *, runs: str, tags: str, size: tuple
     """
     if not any(folder.rglob(FILES)):
         raise ScreenshotError(f"{folder}: holds no TensorBoard logs; name a study's folder, such as runs/default")
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        raise ScreenshotError(
-            f"{' and '.join(missing)} not found; on Debian: apt-get install chromium chromium-driver; elsewhere, put "
-            "programs of these names in PATH"
-        )
     query = urllib.parse.urlencode({"runFilter": runs, "tagFilter": tags, "smoothing": 0})
-    with _tensorboard(folder) as address, _browser(size) as session:
-        _ask(f"{session}/url", {"url": f"{address}/?{query}#timeseries"})
+    with browser(size) as page, _tensorboard(folder) as address:
+        page.open(f"{address}/?{query}#timeseries")
         script = (
             f"const done = arguments[0]; (async () => {{{RELATIVE_AXIS}}})().then(() => done(''), e => done('' + e));"
         )
-        trouble = _ask(f"{session}/execute/async", {"script": script, "args": []})
+        trouble = page.ask(script, wait=True)
         if trouble:
             raise ScreenshotError(f"the page is not as expected, so there is no picture: {trouble}")
         time.sleep(seconds)
-        picture.write_bytes(base64.b64decode(_ask(f"{session}/screenshot")))
+        picture.write_bytes(page.picture())
 
 
 def main_tags(folder: Path) -> str:
@@ -97,9 +92,43 @@ def main_tags(folder: Path) -> str:
     return "|".join(["^loss$", *(f"/{name}$" for name in sorted(names))])
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a headless browser shows (W3C WebDriver).
+
+    Attributes:
+        session: Address of the browser's session.
+    """
+
+    session: str
+
+    def open(self, place: str | Path) -> None:
+        """Go to an address, or to a file."""
+        address = place.absolute().as_uri() if isinstance(place, Path) else place
+        _ask(f"{self.session}/url", {"url": address})
+
+    def ask(self, script: str, *, wait: bool = False) -> Any:
+        """What a script returns; with `wait`, what it gives to the function that is its only argument."""
+        return _ask(f"{self.session}/execute/{'async' if wait else 'sync'}", {"script": script, "args": []})
+
+    def picture(self) -> bytes:
+        """A PNG of the window."""
+        return base64.b64decode(_ask(f"{self.session}/screenshot"))
+
+
 @contextmanager
-def _browser(size: tuple[int, int]) -> Iterator[str]:
-    """A headless Chromium; gives the address of its WebDriver session (W3C WebDriver)."""
+def browser(size: tuple[int, int]) -> Iterator[Page]:
+    """A headless Chromium.
+
+    Raises:
+        ScreenshotError: There is none.
+    """
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    if missing:
+        raise ScreenshotError(
+            f"{' and '.join(missing)} not found; on Debian: apt-get install chromium chromium-driver; elsewhere, put "
+            "programs of these names in PATH"
+        )
     port = _free_port()
     driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -109,7 +138,7 @@ def _browser(size: tuple[int, int]) -> Iterator[str]:
         name = _ask(f"http://127.0.0.1:{port}/session", wanted)["sessionId"]
         session = f"http://127.0.0.1:{port}/session/{name}"
         try:
-            yield session
+            yield Page(session)
         finally:
             _ask(session, method="DELETE")
     finally:

@@ -20,6 +20,7 @@ from . import figures, tables
 from .commands import again
 from .figures import Figure, Group
 from .markdown import block, escaped
+from .play import playground
 from .tables import BASELINE, CONFIDENCE, FEWEST, Table, by_optimizer
 from .verdict import verdict
 
@@ -260,6 +261,7 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         pictures, notes = drawn(shown, truth=truth, trusted=trusted) if shown else ([], [])
     ends = [run.end for run in found.runs if run.end is not None]
     context = {
+        "play": playground(ended) if html and (ended := _ended(groups)) else None,
         "title": ", ".join(dict.fromkeys(run.study for run in found.runs))
         + (" (stand-in data)" if sections and all(part.standin for part in sections) else ""),
         "sections": sections,
@@ -284,10 +286,10 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
         files.write(path, figure.data)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     for name in ("report.md", "report.html") if html else ("report.md",):
-        page = name.endswith("html")
+        is_page = name.endswith("html")
         templates = jinja2.Environment(
-            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=page,
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=None if page else escaped,
+            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=is_page,
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=None if is_page else escaped,
         )  # fmt: skip
         files.write(out / name, templates.get_template(name).render(context))
     lines = []
@@ -299,6 +301,12 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
     lines += [] if sections else ["no run could be read"]
     lines += [escaped(f"EXCLUDED {folder}: {reason}") for folder, reason in found.excluded.items()]
     return "\n".join(lines)
+
+
+def _ended(groups: Sequence[Group]) -> list[Group]:
+    """The finished runs of each environment that has any."""
+    ended = [(label, [run for run in runs if run.end is not None]) for label, runs in groups]
+    return [(label, runs) for label, runs in ended if runs]
 
 
 def keep(found: Collection, out: Path, *, trusted: Container[Path] = ()) -> list[Path]:
