@@ -12,6 +12,7 @@ import torch
 from .. import files, records
 from ..records import RecordError
 from . import collect, keep, prices, write
+from . import map as who_wins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,12 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--prices", metavar="LIST", help="the price list, one of those in configs/prices; default: core"
     )
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE", help="draw who wins at which prices of a render and a training step (PNG)"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         folders = options.folders or [_only_study(Path("runs"))]
         found = collect(folders)
         out = options.out or folders[0]
+        if options.map is not None:
+            who_wins.draw([run for run in found.runs if run.end is not None], options.map)
+            print(f"map: {options.map}")
+            return 0
         if options.price or options.prices:
             if options.results is not None:
                 raise RecordError("--results keeps runs as they were made; leave --price and --prices out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,18 +118,10 @@ def against_baseline(runs: Sequence[Run], baseline: str = BASELINE) -> Table | N
     groups = dict(by_optimizer(runs))
     if baseline not in groups:
         return None
-    main, budget = runs[0].primary, runs[0].config["budget"]
-    sign = -1 if main.direction == "max" else 1
-    final = late(groups[baseline], "validation", main.name).mean()
-    rows = []
-    for optimizer, group in groups.items():
-        time, values = together(group, budget["unit"], "validation", main.name)
-        window = len(time) // 10
-        smooth = np.convolve(values.mean(0), np.ones(window) / window, "valid")
-        reached = np.flatnonzero(sign * smooth <= sign * final + 1e-9)  # rounding aside
-        share = "-" if optimizer == baseline else "never"
-        if len(reached):
-            share = f"{time[reached[0] + window - 1] / budget['amount']:.2f}"
+    main, rows = runs[0].primary, []
+    for optimizer, at in reached(runs, baseline).items():
+        group = groups[optimizer]
+        share = f"{at:.2f}" if at < math.inf else "-" if optimizer == baseline else "never"
         differences = []
         for data in DATA:
             ours, theirs = late(group, data, main.name), late(groups[baseline], data, main.name)
@@ -142,6 +135,24 @@ def against_baseline(runs: Sequence[Run], baseline: str = BASELINE) -> Table | N
         rows.append([optimizer, share, *differences])
     reach = f"share of the budget until {baseline}'s final validation figure"
     return Table(["optimizer", reach, *(f"{data} {main.title} against {baseline}" for data in DATA)], rows)
+
+
+def reached(runs: Sequence[Run], baseline: str = BASELINE) -> dict[str, float]:
+    """By optimizer, the share of the budget after which it is at the baseline's final figure; infinite for never.
+
+    See `against_baseline`. The baseline itself may be never there, where it ends with a worse figure than it had.
+    """
+    groups = dict(by_optimizer(runs))
+    main, budget, found = runs[0].primary, runs[0].budget, {}
+    sign = -1 if main.direction == "max" else 1
+    final = late(groups[baseline], "validation", main.name).mean()
+    for optimizer, group in groups.items():
+        time, values = together(group, budget.unit, "validation", main.name)
+        window = len(time) // 10
+        smooth = np.convolve(values.mean(0), np.ones(window) / window, "valid")
+        there = np.flatnonzero(sign * smooth <= sign * final + 1e-9)  # rounding aside
+        found[optimizer] = float(time[there[0] + window - 1] / budget.amount) if len(there) else math.inf
+    return found
 
 
 def objects(runs: Sequence[Run]) -> Table | None:

@@ -5,8 +5,10 @@ import shutil
 import time
 
 import pytest
+from PIL import Image
 
 from hgenv.benchmarks.report import collect, prices, tables
+from hgenv.benchmarks.report import map as who_wins
 from hgenv.benchmarks.report.__main__ import main
 from hgenv.benchmarks.screenshot import browser
 
@@ -86,6 +88,26 @@ def test_a_moved_price_changes_who_wins(folder):
         lines = ask("return document.getElementById('play-figure').data.length")
         assert lines == 2 * 2 * (1 + 3)  # optimizers, panels; the mean and the seeds
         assert ask("return performance.getEntriesByType('resource').length") == 0  # it asks for nothing else
+
+
+def test_the_map_says_what_the_tables_say(folder, tmp_path):
+    runs = collect([folder]).runs
+    for ratio in (1e-5, 20.0):
+        read = prices.priced(runs, prices.named("core"), {"sample": ratio, "training_step": 1.0, "update": 0.0})
+        shares = {row[0]: row[1] for row in tables.against_baseline(read).rows}
+        name, share = who_wins.first(runs, ratio)
+        assert f"{share:.2f}" == shares[name]
+        assert all(float(other) >= share for other in shares.values() if other not in ("-", "never"))
+    assert main([str(folder), "--map", str(tmp_path / "map.png")]) == 0
+    with Image.open(tmp_path / "map.png") as picture:
+        assert picture.width > 500
+        assert len(set(picture.convert("RGB").getdata())) > 20
+
+
+def test_a_map_needs_the_baseline(tmp_path, capsys):
+    make_run(tmp_path, "fixed", 0, [40.0, 20.0])
+    assert main([str(tmp_path), "--map", str(tmp_path / "map.png")]) == 1
+    assert "quadratic: no run of basic_random_search has ended" in capsys.readouterr().err
 
 
 def test_no_label_gets_out_of_the_data(folder, tmp_path):
