@@ -40,7 +40,7 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def compare(
-    arguments: Sequence[str], workers: int, config_dir: str | None = None
+    arguments: Sequence[str], workers: int, config_dir: str | None = None, each: Sequence[Sequence[str]] = ((),)
 ) -> tuple[list[Path], dict[Path, str]]:
     """Make all runs that `arguments` stand for.
 
@@ -48,6 +48,7 @@ def compare(
         arguments: Overrides, with lists.
         workers: Runs at work at a time; with a launcher, it is the one who decides.
         config_dir: See `compose`.
+        each: Further overrides; all runs are made with each of these.
 
     Returns:
         The folders of all, and what those that failed said.
@@ -66,7 +67,7 @@ def compare(
     rest = [argument for argument in arguments if argument not in launcher]
     if config_dir is not None:
         rest = with_folder(rest, config_dir)
-    jobs = [Job(overrides, compose(overrides)) for overrides in expand(rest)]
+    jobs = [Job(overrides, compose(overrides)) for further in each for overrides in expand([*rest, *further])]
     folders = [job.folder for job in jobs]
     twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if twice:
@@ -84,7 +85,7 @@ def compare(
         return folders, failed | (engines.work(missing, launcher) if launcher else work(missing, workers))
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:
+def parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:
     """Overrides, the number of workers, and the folder of more YAML files."""
     overrides, workers, config_dir = [], "1", None
     words = iter(arguments)
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        folders, failed = compare(*_parsed(arguments))
+        folders, failed = compare(*parsed(arguments))
         for folder, words in failed.items():
             print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
         # Those that are what was asked for name what the user has named. Others may be a stranger's.

@@ -11,7 +11,7 @@ shows the data.
 What a task's figures are called and how its samples look is the task's own business: nothing here knows any.
 """
 
-from .pages import Collection, collect, keep, write
+from .pages import FIGURES, Collection, collect, keep, write
 from .tables import Table
 
-__all__ = ["Collection", "Table", "collect", "keep", "write"]
+__all__ = ["FIGURES", "Collection", "Table", "collect", "keep", "write"]

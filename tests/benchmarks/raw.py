@@ -92,3 +92,10 @@ def change_rows(folder: Path, change) -> None:
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     change(rows)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def change_config(folder: Path, change) -> None:
+    """Rewrite what decided a run by a function of it."""
+    config = json.loads((folder / "config.yaml").read_text())
+    change(config)
+    (folder / "config.yaml").write_text(json.dumps(config))
