@@ -1,10 +1,25 @@
 """Estimators of dL/dbeta, one a file."""
 
 from .antithetic import Antithetic
+from .centred_ranks import CentredRanks
 from .combined import Combined
 from .credit import Credit
+from .guided import Guided
 from .hybrid import Hybrid
 from .pathwise import Pathwise
+from .reinforce import Reinforce
 from .score_influence import ScoreInfluence
+from .spsa import SPSA
 
-__all__ = ["Antithetic", "Combined", "Credit", "Hybrid", "Pathwise", "ScoreInfluence"]
+__all__ = [
+    "SPSA",
+    "Antithetic",
+    "CentredRanks",
+    "Combined",
+    "Credit",
+    "Guided",
+    "Hybrid",
+    "Pathwise",
+    "Reinforce",
+    "ScoreInfluence",
+]
