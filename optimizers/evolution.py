@@ -67,6 +67,7 @@ class Evolution(AskTell):
             raise ValueError(f"population must be at least 2 and sigma positive, not {population} and {sigma}")
         self.sigma, self.budget = sigma, budget
         super().__init__(space, seed=seed, initial=initial, period=period, population=population, name=name)
+        assert isinstance(self._method, _Method)
         self.compares = not self._method.ranks
 
     def _make(self, seed: int, initial: Tensor) -> _Method:
