@@ -39,6 +39,7 @@ class SNES(Optimizer):
         ValueError: `population` or `sigma` are out of range.
     """
 
+    @own_modes()
     def __init__(
         self,
         space: DecisionSpace,

@@ -110,21 +110,29 @@ class TestAdamAndClippedBounds(OptimizerConformance):
 
 
 class TestReinforce(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["reinforce"](space, seed=seed)
 
 
 class TestSPSA(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["spsa"](space, seed=seed)
 
 
 class TestOpenAIES(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["openai_es"](space, seed=seed)
 
 
 class TestGuidedES(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["guided_es"](space, seed=seed)
 
@@ -135,11 +143,15 @@ class TestNoiseReuseES(OptimizerConformance):
 
 
 class TestPersistentES(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["persistent_es"](space, seed=seed)
 
 
 class TestSNES(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["snes"](space, seed=seed)
 
@@ -150,36 +162,50 @@ class TestEvolution(OptimizerConformance):
 
 
 class TestDiagonalCMA(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["diagonal_cma"](space, seed=seed)
 
 
 class TestCMAESLRA(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["cmaes_lra"](space, seed=seed)
 
 
 class TestTBPSA(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["tbpsa"](space, seed=seed)
 
 
 class TestOnePlusOne(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["one_plus_one"](space, seed=seed)
 
 
 class TestDE(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["de"](space, seed=seed)
 
 
 class TestPSO(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["pso"](space, seed=seed)
 
 
 class TestOptuna(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["optuna"](space, seed=seed)
 
@@ -200,6 +226,8 @@ class TestRandomSearch(OptimizerConformance):
 
 
 class TestQuasiRandomSearch(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["quasi_random_search"](space, seed=seed)
 
