@@ -11,13 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from .ask_tell import AskTell, AskTellError
 from .base import Estimator, GradientOptimizer, Optimizer, Proposal, UnsuitableError
-from .estimators import Antithetic, AutoSimulate, Combined, Credit, Hybrid, Pathwise, ScoreInfluence
+from .cmaes_lra import CMAESLRA
+from .estimators import (
+    SPSA,
+    Antithetic,
+    AutoSimulate,
+    CentredRanks,
+    Combined,
+    Credit,
+    Guided,
+    Hybrid,
+    Pathwise,
+    Reinforce,
+    ScoreInfluence,
+)
 from .evolution import Evolution
 from .fixed import Fixed
-from .random_search import RandomSearch
-from .rules import SGD, Adam, RMSprop, Rule
+from .optuna_search import OptunaSearch
+from .particles import NoiseReuseES, ParticleES, PersistentES
+from .random_search import QuasiRandomSearch, RandomSearch
+from .rules import SGD, Adam, PowerSGD, RMSprop, Rule
 from .shrinkage import Shrinkage
+from .snes import SNES
 
 # The paper's experiments, made cheaper and steadier.
 hybrid_gradient = partial(
@@ -82,6 +99,27 @@ basic_random_search_paper = partial(GradientOptimizer, estimator=Antithetic(num_
 augmented_random_search = partial(
     GradientOptimizer, estimator=Antithetic(num_directions=4, normalize=True, best=2), rule=SGD(0.01)
 )
+# What Learning to Simulate and Meta-Sim do.
+reinforce = partial(
+    GradientOptimizer,
+    estimator=Reinforce(),
+    rule=RMSprop(0.015, decay_updates=30),
+    period=4,
+)
+spsa = partial(GradientOptimizer, estimator=SPSA(), rule=PowerSGD(0.1, decay_updates=20), period=2)
+openai_es = partial(GradientOptimizer, estimator=CentredRanks(), rule=Adam(0.02), period=4)
+guided_es = partial(
+    GradientOptimizer,
+    estimator=Guided(),
+    rule=RMSprop(0.015, decay_updates=30),
+    period=4,
+)
+# Nevergrad's, one by one; `evolution` takes any by name.
+diagonal_cma = partial(Evolution, name="DiagonalCMA")
+de = partial(Evolution, name="TwoPointsDE")
+one_plus_one = partial(Evolution, name="OnePlusOne")
+pso = partial(Evolution, name="RealSpacePSO")  # PSO itself starts with half of its swarm at the bounds
+tbpsa = partial(Evolution, name="TBPSA")
 
 
 class _Registry(dict[str, Callable[..., Optimizer]]):
@@ -102,30 +140,59 @@ REGISTRY = _Registry(
         "basic_random_search": basic_random_search,
         "basic_random_search_paper": basic_random_search_paper,
         "augmented_random_search": augmented_random_search,
+        "reinforce": reinforce,
+        "spsa": spsa,
+        "openai_es": openai_es,
+        "guided_es": guided_es,
+        "noise_reuse_es": NoiseReuseES,
+        "persistent_es": PersistentES,
+        "snes": SNES,
         "evolution": Evolution,
+        "diagonal_cma": diagonal_cma,
+        "cmaes_lra": CMAESLRA,
+        "tbpsa": tbpsa,
+        "one_plus_one": one_plus_one,
+        "de": de,
+        "pso": pso,
+        "optuna": OptunaSearch,
         "random_search": RandomSearch,
+        "quasi_random_search": QuasiRandomSearch,
         "fixed": Fixed,
     }
 )
 
 __all__ = [
+    "CMAESLRA",
     "REGISTRY",
     "SGD",
+    "SNES",
+    "SPSA",
     "Adam",
     "Antithetic",
+    "AskTell",
+    "AskTellError",
     "AutoSimulate",
+    "CentredRanks",
     "Combined",
     "Credit",
     "Estimator",
     "Evolution",
     "Fixed",
     "GradientOptimizer",
+    "Guided",
     "Hybrid",
+    "NoiseReuseES",
     "Optimizer",
+    "OptunaSearch",
+    "ParticleES",
     "Pathwise",
+    "PersistentES",
+    "PowerSGD",
     "Proposal",
+    "QuasiRandomSearch",
     "RMSprop",
     "RandomSearch",
+    "Reinforce",
     "Rule",
     "ScoreInfluence",
     "Shrinkage",
@@ -136,7 +203,16 @@ __all__ = [
     "basic_random_search_paper",
     "combined",
     "credit_gradient",
+    "de",
+    "diagonal_cma",
+    "guided_es",
     "hybrid_gradient",
     "hybrid_gradient_paper",
+    "one_plus_one",
+    "openai_es",
+    "pso",
+    "reinforce",
     "score_influence",
+    "spsa",
+    "tbpsa",
 ]

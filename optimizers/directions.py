@@ -38,6 +38,12 @@ def coordinate(count: int, components: Tensor, dimension: int, sigma: float, ran
     return sigma * torch.eye(dimension, dtype=torch.float64)[order[torch.arange(count) % len(order)]]
 
 
+def rademacher(count: int, dimension: int, sigma: float, random: torch.Generator) -> Tensor:
+    """+sigma or -sigma in each component, with equal chances, (count, dimension) float64."""
+    signs = 2.0 * torch.randint(2, (count, dimension), generator=random) - 1
+    return sigma * signs.to(torch.float64)
+
+
 def check_kind(kind: str) -> None:
     """Refuse an unknown kind.
 

@@ -85,6 +85,27 @@ class SGD(Rule):
 
 
 @dataclass(frozen=True)
+class PowerSGD(SGD):
+    """SGD with the gains of stochastic approximation, a_k = a / (k + 1 + A)^alpha (Spall, 1998).
+
+    Here A = decay_updates - 1, alpha = power, and a = learning_rate * decay_updates^power, so that the learning rate is
+    that of the first move.
+
+    Attributes:
+        learning_rate: See `SGD`.
+        momentum: See `SGD`.
+        power: alpha; 0.602 is the slowest fall with which SPSA is known to converge.
+        decay_updates: 1 + A; Spall advises a tenth of the moves of a run.
+    """
+
+    power: float = 0.602
+
+    def rate(self, move: int) -> float:
+        """The learning rate of a move, counted from 0."""
+        return self.learning_rate / (1 + move / self.decay_updates) ** self.power
+
+
+@dataclass(frozen=True)
 class Adam(Rule):
     """Running mean of gradients over the root of their running mean square (Kingma and Ba, ICLR 2015).
 
@@ -93,6 +114,7 @@ class Adam(Rule):
         beta1: Forgetting factor of the mean.
         beta2: Forgetting factor of the mean square.
         eps: Added to its root.
+        weight_decay: Factor on beta that is added to the gradient; it pulls towards the lower bounds.
         decay_updates: See `Rule`.
     """
 
@@ -100,7 +122,11 @@ class Adam(Rule):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    weight_decay: float = 0.0
 
     def make(self, beta: torch.nn.Parameter) -> torch.optim.Optimizer:
         """`torch.optim.Adam`."""
-        return torch.optim.Adam([beta], lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.eps)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(
+            [beta], lr=self.learning_rate, betas=betas, eps=self.eps, weight_decay=self.weight_decay
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# Okabe and Ito's colours, told apart by everybody. A preset of the same method has its colour, and another line.
+# Okabe and Ito's colours, told apart by everybody, and some of Tol's. A method's kin has its colour, and another line.
 STYLES = {
     "hybrid_gradient": ("#0072B2", "-"),
     "hybrid_gradient_paper": ("#0072B2", "--"),
@@ -15,8 +15,23 @@ STYLES = {
     "basic_random_search": ("#009E73", "-"),
     "basic_random_search_paper": ("#009E73", "--"),
     "augmented_random_search": ("#009E73", ":"),
+    "reinforce": ("#882255", "-"),
+    "spsa": ("#882255", "--"),
+    "openai_es": ("#332288", "-"),
+    "guided_es": ("#332288", "--"),
+    "snes": ("#332288", ":"),
+    "noise_reuse_es": ("#117733", "-"),
+    "persistent_es": ("#117733", "--"),
     "evolution": ("#E69F00", "-"),
+    "diagonal_cma": ("#E69F00", "--"),
+    "cmaes_lra": ("#E69F00", ":"),
+    "tbpsa": ("#E69F00", "-."),
+    "one_plus_one": ("#AA4499", "-"),
+    "de": ("#AA4499", "--"),
+    "pso": ("#AA4499", ":"),
+    "optuna": ("#DC267F", "-"),
     "random_search": ("#CC79A7", "-"),
+    "quasi_random_search": ("#CC79A7", "--"),
     "fixed": ("#555555", "-"),
 }
 OTHERS = ("#8C564B", "#7F3FBF", "#B8A900", "#17A2A2", "#A3B18A")

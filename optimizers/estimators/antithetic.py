@@ -10,6 +10,7 @@ from torch import Tensor
 from hgenv import DataGenEnv
 
 from ..base import Proposal
+from ..pairs import probe_pairs
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,10 @@ class Antithetic:
 
     def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
         """A row for each pair of probes that worked, (J, d); None if there is none."""
-        space, count = env.space, self.num_directions
-        delta = torch.randn((count, space.dimension), generator=random, dtype=torch.float64)
-        ahead, behind = (space.project(space.denormalize(center + sign * self.sigma * delta)) for sign in (1.0, -1.0))
-        outcomes = env.probe(torch.cat([ahead, behind]))
-        pairs = list(zip(outcomes[:count], outcomes[count:], strict=True))
-        kept = torch.tensor([plus.ok and minus.ok for plus, minus in pairs])
-        if not kept.any():
+        delta = torch.randn((self.num_directions, len(center)), generator=random, dtype=torch.float64)
+        losses, displacement = probe_pairs(env, center, self.sigma * delta)
+        if not len(losses):
             return None
-        losses = torch.tensor([(p.loss, m.loss) for p, m in pairs if p.ok and m.ok], dtype=torch.float64)
-        displacement = (space.normalize(ahead) - space.normalize(behind))[kept]
         if self.best is not None:
             lowest = losses.amin(1).argsort(stable=True)[: self.best]
             losses, displacement = losses[lowest], displacement[lowest]

@@ -336,8 +336,13 @@ def test_an_optimizer_looks_the_same_in_every_figure():
         "hybrid_gradient": "#0072B2", "hybrid_gradient_paper": "#0072B2", "credit_gradient": "#D55E00",
         "score_influence": "#56B4E9", "combined": "#000000", "autosimulate": "#56B4E9",
         "basic_random_search": "#009E73", "basic_random_search_paper": "#009E73",
-        "augmented_random_search": "#009E73", "evolution": "#E69F00", "random_search": "#CC79A7", "fixed": "#555555",
+        "augmented_random_search": "#009E73", "reinforce": "#882255", "spsa": "#882255", "openai_es": "#332288",
+        "guided_es": "#332288", "snes": "#332288", "noise_reuse_es": "#117733", "persistent_es": "#117733",
+        "evolution": "#E69F00", "diagonal_cma": "#E69F00", "cmaes_lra": "#E69F00", "tbpsa": "#E69F00",
+        "one_plus_one": "#AA4499", "de": "#AA4499", "pso": "#AA4499", "optuna": "#DC267F", "random_search": "#CC79A7",
+        "quasi_random_search": "#CC79A7", "fixed": "#555555",
     }  # fmt: skip
+    assert len(set(STYLES.values())) == len(STYLES)
     for others in ([], ["evolution", "zebra", "apple"], ["hybrid_gradient-slow", "fixed"]):
         looks = styles(["hybrid_gradient", "credit_gradient", *others])
         assert looks["hybrid_gradient"] == ("#0072B2", "-")

@@ -10,15 +10,19 @@ from hgenv import DataGenEnv, DecisionError, DecisionSpace
 from hgenv.optimizers import (
     REGISTRY,
     SGD,
+    SPSA,
     Adam,
     Antithetic,
+    CentredRanks,
     Credit,
-    Evolution,
     GradientOptimizer,
+    Guided,
     Hybrid,
+    NoiseReuseES,
     Optimizer,
     Proposal,
     RandomSearch,
+    Reinforce,
     RMSprop,
     Shrinkage,
     augmented_random_search,
@@ -110,19 +114,127 @@ class TestAdamAndClippedBounds(OptimizerConformance):
         return GradientOptimizer(space, Hybrid(), Adam(0.02), seed=seed, bounds="clip")
 
 
+class TestReinforce(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["reinforce"](space, seed=seed)
+
+
+class TestSPSA(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["spsa"](space, seed=seed)
+
+
+class TestOpenAIES(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["openai_es"](space, seed=seed)
+
+
+class TestGuidedES(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["guided_es"](space, seed=seed)
+
+
+class TestNoiseReuseES(OptimizerConformance):
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["noise_reuse_es"](space, seed=seed)
+
+
+class TestPersistentES(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["persistent_es"](space, seed=seed)
+
+
+class TestSNES(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["snes"](space, seed=seed)
+
+
 class TestEvolution(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["evolution"](space, seed=seed)
 
 
-class TestEvolutionDifferential(OptimizerConformance):
+class TestDiagonalCMA(OptimizerConformance):
+    updates = 20
+
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
-        return Evolution(space, seed=seed, name="DE", population=6, period=1)
+        return REGISTRY["diagonal_cma"](space, seed=seed)
+
+
+class TestCMAESLRA(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["cmaes_lra"](space, seed=seed)
+
+
+class TestTBPSA(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["tbpsa"](space, seed=seed)
+
+
+class TestOnePlusOne(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["one_plus_one"](space, seed=seed)
+
+
+class TestDE(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["de"](space, seed=seed)
+
+
+class TestPSO(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["pso"](space, seed=seed)
+
+
+class TestOptuna(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["optuna"](space, seed=seed)
+
+
+class TestNoiseReuseESOnASimplex(OptimizerConformance):
+    """With several particles, whose episodes end at different times."""
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return NoiseReuseES(space, seed=seed, num_particles=3, episode=3)
+
+    def make_env(self) -> DataGenEnv:
+        return mixture()
 
 
 class TestRandomSearch(OptimizerConformance):
     def make(self, space: DecisionSpace, seed: int) -> Optimizer:
         return REGISTRY["random_search"](space, seed=seed)
+
+
+class TestQuasiRandomSearch(OptimizerConformance):
+    updates = 20
+
+    def make(self, space: DecisionSpace, seed: int) -> Optimizer:
+        return REGISTRY["quasi_random_search"](space, seed=seed)
 
 
 class TestFixed(OptimizerConformance):
@@ -143,8 +255,23 @@ def test_registry_names_all() -> None:
         "basic_random_search",
         "basic_random_search_paper",
         "augmented_random_search",
+        "reinforce",
+        "spsa",
+        "openai_es",
+        "guided_es",
+        "noise_reuse_es",
+        "persistent_es",
+        "snes",
         "evolution",
+        "diagonal_cma",
+        "cmaes_lra",
+        "tbpsa",
+        "one_plus_one",
+        "de",
+        "pso",
+        "optuna",
         "random_search",
+        "quasi_random_search",
         "fixed",
     ]
 
@@ -171,6 +298,10 @@ def test_state_of_another_space_is_refused(name: str) -> None:
         (Antithetic, {"sigma": 0.0}, "positive"),
         (Antithetic, {"best": 3}, "1 to 2 directions, not 3"),
         (Antithetic, {"best": 0}, "1 to 2 directions, not 0"),
+        (Reinforce, {"num_probes": 1}, "at least 2"),
+        (SPSA, {"power": -1.0}, "power at least 0"),
+        (CentredRanks, {"sigma": 0.0}, "positive"),
+        (Guided, {"alpha": 1.5}, "within 0 to 1"),
     ],
 )
 def test_estimators_that_there_are_not_are_refused(estimator: Any, options: dict[str, Any], message: str) -> None:
@@ -178,7 +309,7 @@ def test_estimators_that_there_are_not_are_refused(estimator: Any, options: dict
         estimator(**options)
 
 
-@pytest.mark.parametrize("estimator", [Hybrid(), Credit(), Antithetic()])
+@pytest.mark.parametrize("estimator", [Hybrid(), Credit(), Antithetic(), Reinforce(), SPSA(), Guided()])
 def test_estimators_are_frozen_values(estimator: Any) -> None:
     assert estimator == type(estimator)()
     with pytest.raises(AttributeError):
@@ -201,6 +332,13 @@ def test_estimators_are_frozen_values(estimator: Any) -> None:
         ("evolution", {"population": 1}, "at least 2"),
         ("evolution", {"sigma": 0.0}, "positive"),
         ("random_search", {"candidates": 0}, "positive"),
+        ("snes", {"population": 1}, "at least 2"),
+        ("snes", {"sigma": 0.0}, "sigma positive"),
+        ("cmaes_lra", {"population": 3}, "at least 4"),
+        ("optuna", {"name": "GridSampler"}, "no sampler 'GridSampler' that serves here; choose TPESampler"),
+        ("optuna", {"population": 0}, "positive"),
+        ("noise_reuse_es", {"num_particles": 0}, "positive"),
+        ("persistent_es", {"episode": 0}, "positive"),
     ],
 )
 def test_bad_hyperparameters_are_refused(name: str, options: dict[str, object], message: str) -> None:

@@ -16,6 +16,13 @@ from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.optimizers import Estimator, Proposal
 from hgenv.tasks.quadratic import point_data
 
+# They ask an environment for nothing that another one in the registry does not ask it for. Where that is slow, the
+# other one is enough.
+ALIKE = (
+    *("reinforce", "spsa", "openai_es", "guided_es", "snes", "persistent_es", "quasi_random_search"),
+    *("diagonal_cma", "cmaes_lra", "tbpsa", "one_plus_one", "de", "pso", "optuna"),
+)
+
 
 def quadratic(**options: Any) -> DataGenEnv:
     """A fresh `hgenv/Quadratic-v0` with K = 4 steps of 8 samples, d = 4."""
