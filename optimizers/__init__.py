@@ -17,6 +17,7 @@ from .evolution import Evolution
 from .fixed import Fixed
 from .random_search import RandomSearch
 from .rules import SGD, Adam, RMSprop, Rule
+from .shape_evolution import ShapeEvolution
 from .shrinkage import Shrinkage
 
 # The paper's experiments, made cheaper and steadier.
@@ -84,6 +85,7 @@ class _Registry(dict[str, Callable[..., Optimizer]]):
         raise KeyError(f"there is no optimizer {name!r}; there are {', '.join(self)}")
 
 
+# Those that work on any decision space; ShapeEvolution is for one kind alone.
 REGISTRY = _Registry(
     {
         "hybrid_gradient": hybrid_gradient,
@@ -119,6 +121,7 @@ __all__ = [
     "RandomSearch",
     "Rule",
     "ScoreInfluence",
+    "ShapeEvolution",
     "Shrinkage",
     "UnsuitableError",
     "augmented_random_search",
