@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,14 +11,14 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionSpace
 from hgenv.device import own_modes
-from hgenv.generators.population import NO, YES, Trees, pack, population_form, transformed, unpack
+from hgenv.generators.population import NO, UNIT, YES, Trees, pack, population_form, transformed, unpack
 
 from .base import Initial, Optimizer, UnsuitableError
 
 TRIES = 20  # at a child that is not trivial
 POINTS = 64  # in each primitive, to see what a child is like
 CHANGED = 0.05  # share of a solid; a child that differs by less from what it was made of is that over again
-LEFT = 0.1  # share of its parts; a child of which less is left has been taken away
+LEFT = 0.02  # share of those points; a child of which less is left has been taken away
 SMALLER = 0.3  # mean and standard deviation of -log and log of the factor on what is attached
 
 
@@ -36,8 +37,11 @@ class ShapeEvolution(Optimizer):
 
     The network goes on training on the new population. So shapes are always bred for the network as it is, and what
     helped once and does so no more dies out with its age. That, and that trivial children are refused, keeps the
-    population diverse. Yang and Deng's population only grows, and the shapes that breed are kept beside it; here both
-    are one, of a fixed size, since beta is. They do not state all numbers; those here are tuned.
+    population diverse.
+
+    This follows the authors' own summary of their algorithm. There the shapes that the network trains on only become
+    more; here they are of a fixed number, as beta is, and they are the ones that breed. The summary has no numbers and
+    shows unions alone; numbers and differences are ours.
 
     Components of beta that are no trees stay where they start.
 
@@ -63,7 +67,7 @@ class ShapeEvolution(Optimizer):
         *,
         seed: int,
         initial: Initial = None,
-        period: int = 4,
+        period: int = 8,
         offspring: int = 8,
         joining: int = 2,
         share: float = 0.5,
@@ -97,13 +101,13 @@ class ShapeEvolution(Optimizer):
         population = self._population()
         children = [self._child(population) for _ in range(self.offspring)]
         among = max(1, round(self.share * self.members))
-        outcomes = env.probe(torch.stack([self._beta(self._joined(population, child, among)) for child in children]))
+        outcomes = env.probe(torch.stack([self._with(self._joined(population, child, among)) for child in children]))
         losses = torch.tensor([float("inf") if o.loss is None else o.loss for o in outcomes])
         for i in losses.argsort(stable=True)[: self.joining].tolist():
             if outcomes[i].ok:
                 population = self._joined(population, children[i], 1)
                 self._born += 1
-        self.normalized = self.space.normalize(self._beta(population))
+        self.normalized = self.space.normalize(self._with(population))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
@@ -126,7 +130,7 @@ class ShapeEvolution(Optimizer):
         """The members, in beta's own units."""
         return unpack(self.space.split(self.recommendation), self.slots)
 
-    def _beta(self, population: Trees) -> Tensor:
+    def _with(self, population: Trees) -> Tensor:
         """The valid beta with this population, (d,)."""
         beta = self.recommendation.clone()
         for name, values in pack(population).items():
@@ -158,7 +162,7 @@ class ShapeEvolution(Optimizer):
         """Two members, joined by a union or a difference; and both, as they are in it."""
         left, right = self._half(first), self._half(second)
         # What is attached is centred about where the surface of the other's first primitive is.
-        reach = left.scale[:, 0].mean(-1, keepdim=True).exp()
+        reach = UNIT * left.scale[:, 0].mean(-1, keepdim=True).exp()
         shift = left.translation[:, 0] + reach * _unit(self._normals(1, 3))
         factor = (SMALLER * (self._normals(1) - 1)).exp()
         right = transformed(right, self._rotation(), factor, shift)
@@ -185,21 +189,19 @@ class ShapeEvolution(Optimizer):
 
     def _perturbed(self, tree: Trees) -> Trees:
         moved = {}
-        for name in ("rotation", "translation", "scale", "taper"):
-            where, old = self.space.slice(name), getattr(tree, name)
-            low, high = self.space.low[where][0], self.space.high[where][0]
-            moved[name] = old + self.sigma * (high - low) * self._normals(*old.shape)
+        for name, span in (("rotation", 2), ("translation", 2), ("scale", 2), ("taper", 1)):
+            old = getattr(tree, name)
+            moved[name] = old + self.sigma * span * self._normals(*old.shape)
         return replace(tree, **moved)
 
     def _with_another_primitive(self, tree: Trees) -> Trees:
         present = tree.present[0].nonzero()[:, 0]
         slot = int(present[self._integers(len(present), 1)[0]])
         parts = {name: getattr(tree, name).clone() for name in ("kind", "rotation", "scale", "taper")}
-        low, high = (bound[self.space.slice("taper")][0] for bound in (self.space.low, self.space.high))
-        parts["kind"][:, slot] = self._integers(4, 1)[0] + 0.5
+        parts["kind"][:, slot] = self._integers(4, 1)[0] / 4 + 0.125
         parts["rotation"][:, slot] = self._rotation()
         parts["scale"][:, slot] = parts["scale"][:, slot].mean() + SMALLER * self._normals(3)
-        parts["taper"][:, slot] = low + (high - low) * self._uniform()
+        parts["taper"][:, slot] = self._uniform()
         return replace(tree, **parts)
 
     def _trivial(self, child: Trees, made_of: list[Trees]) -> bool:
@@ -207,10 +209,10 @@ class ShapeEvolution(Optimizer):
         present = child.present[0]
         shape = (int(present.sum()), POINTS, 3)
         box = 2 * torch.rand(shape, generator=self.random, dtype=torch.float64) - 1
-        turned = (child.linear[0, present][:, None] * box[..., None, :]).sum(-1)
+        turned = UNIT * (child.linear[0, present][:, None] * box[..., None, :]).sum(-1)
         points = (turned + child.translation[0, present][:, None]).reshape(1, -1, 3)
         solid = child.inside(points)
-        if solid.sum() < LEFT * replace(child, operation=torch.full_like(child.operation, NO)).inside(points).sum():
+        if solid.sum() < LEFT * solid.numel():
             return True
         others = [other.inside(points) for other in made_of]
         return any(bool((solid ^ other).sum() < CHANGED * (solid | other).sum()) for other in others)
@@ -220,7 +222,7 @@ class ShapeEvolution(Optimizer):
         present = tree.present[0]
         middle = tree.translation[:, present].mean(1)
         reach = (tree.translation[:, present] - middle[:, None]).abs().max()
-        factor = (self.space.high[self.space.slice("translation")][0] / reach).clamp(max=1).reshape(1)
+        factor = (1 / reach).clamp(max=1).reshape(1)
         return transformed(tree, torch.zeros_like(middle), factor, -factor * middle)
 
     # --- Draws -------------------------------------------------------------------------------------------------------
@@ -244,10 +246,10 @@ class ShapeEvolution(Optimizer):
         return torch.randn(shape, generator=self.random, dtype=torch.float64)
 
     def _rotation(self) -> Tensor:
-        """A uniformly random rotation vector, (1, 3): that of a random unit quaternion."""
+        """A uniformly random rotation, (1, 3) in half turns: that of a random unit quaternion."""
         real, *rest = _unit(self._normals(4))
         axis, half = _unit(torch.stack(rest)), torch.arccos(real.abs())
-        return (2 * half * axis * torch.where(real < 0, -1.0, 1.0))[None]
+        return (2 * half / math.pi * axis * torch.where(real < 0, -1.0, 1.0))[None]
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ STYLES = {
     "basic_random_search_paper": ("#009E73", "--"),
     "augmented_random_search": ("#009E73", ":"),
     "evolution": ("#E69F00", "-"),
+    "shape_evolution": ("#8B4513", "-"),
     "random_search": ("#CC79A7", "-"),
     "fixed": ("#555555", "-"),
 }

@@ -1,4 +1,4 @@
-"""`hgenv/ShapePopulation-v0`: the problem of Yang and Deng, "Shape from Shading through Shape Evolution" (CVPR 2018)."""
+"""`hgenv/ShapePopulation-v0`: the shapes one by one, as in "Shape from Shading through Shape Evolution" (CVPR 2018)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class ShapePopulationEnv(ShapeNormalsEnv):
 
     {table}
 
-    16 trees of up to 8 primitives, member by member and slot by slot; `hgenv.generators.population` says how the numbers
-    are read. At first each member is one primitive: a sphere, a cylinder, a cube or a cone. A sample shows a member that
-    its seed picks, in a random pose. Lengths are relative: every object is fitted into the frame. Light, texture and
-    exposure are those of `ShapeNormals-v0`; with the generator's `lit`, beta holds the render block, too.
+    16 trees of up to 8 primitives, member by member and slot by slot; `hgenv.generators.population` says how the
+    numbers are read. At first each member is one primitive: a sphere, a cylinder, a cube or a cone. A sample shows a
+    member that its seed picks, in a random pose. Lengths are relative: every object is fitted into the frame. Light,
+    texture and exposure are those of `ShapeNormals-v0`; with the generator's `lit`, beta holds the render block, too.
 
     """
 

@@ -1,5 +1,6 @@
-"""A population of CSG trees, every primitive of which is in beta (after Yang and Deng, "Shape from Shading through Shape
-Evolution", CVPR 2018).
+"""A population of CSG trees, every primitive of which is in beta.
+
+After Yang and Deng, "Shape from Shading through Shape Evolution", CVPR 2018, whose shapes are not drawn from a grammar.
 
 A tree has S = 2**depth slots for primitives, the leaves of a complete binary tree in the order of `Scene`. Slot l joins
 what comes before it by a union or a difference: by the node at which its way up meets that of slot l - 1. So the first
@@ -9,14 +10,14 @@ half of the slots is a tree of its own, and so is the second half, and slot S / 
 | --- | --- | --- |
 | presence | whether there is a primitive; slot 0 has one, and no number | 0.5 or more: yes |
 | operation | how it is joined; slot 0 is not, and has no number | 0.5 or more: difference, else union |
-| kind | which primitive | below 1 sphere, below 2 cube, below 3 cone, else tetrahedron |
-| rotation | a rotation vector | the axis times the angle |
+| kind | which primitive | below 1/4 sphere, below 1/2 cube, below 3/4 cone, else tetrahedron |
+| rotation | a rotation vector | the axis times the angle in half turns |
 | translation | of its centre | |
 | scale | logarithms of the factors along its own axes | |
-| taper | radius at a cone's top, that at its bottom being 1 | 1 is a cylinder |
+| taper | a cone's radius at the top over that at the bottom | 1 is a cylinder; below 0.05 is 0.05 |
 
-Before they are scaled, primitives have the grammar's median sizes: radius, half edge, half height, and distance from
-centre to corner are 1.
+Before they are scaled, primitives have proportions as the grammar's: radius, half edge, half height, and distance from
+centre to corner are `UNIT`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -46,9 +48,12 @@ from .shapes import CSGGenerator
 
 NO, YES = 0.25, 0.75  # what presence and operation are when they are set: far from 0.5, and from their bounds
 WIDTHS = {"presence": 1, "operation": 1, "kind": 1, "rotation": 3, "translation": 3, "scale": 3, "taper": 1}
+MOST = 1024  # slots of a population, with 13 numbers each: a run writes all of beta with every update
+UNIT = 2 / 3  # of length, so that what is attached has its centre within [-1, 1]; only ratios are seen
+SHARPEST = 0.05  # taper
 NUMBERS = 4  # that a sample owns: which member, and 3 for its rotation
-FIRST = ((SPHERE, 1.0), (CONE, 1.0), (CUBE, 1.0), (CONE, 0.05))  # sphere, cylinder, cube, cone: those of Yang and Deng
-EDGE = 4 / math.sqrt(6)  # of a tetrahedron whose corners lie at distance 1
+FIRST = ((SPHERE, 1.0), (CONE, 1.0), (CUBE, 1.0), (CONE, 0.0))  # sphere, cylinder, cube, cone: those of Yang and Deng
+EDGE = 4 / math.sqrt(6)  # of a tetrahedron over the distance of its corners from the centre
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Trees:
         presence: (N, S); that of slot 0 is not looked at.
         operation: (N, S); that of slot 0 is not looked at.
         kind: (N, S).
-        rotation: (N, S, 3) radians.
+        rotation: (N, S, 3) half turns.
         translation: (N, S, 3).
         scale: (N, S, 3).
         taper: (N, S).
@@ -94,7 +99,7 @@ class Trees:
     @property
     def kinds(self) -> Tensor:
         """(N, S) int64, the primitives as in `Scene`."""
-        return self.kind.long().clamp(SPHERE, TETRAHEDRON).where(self.present, EMPTY)
+        return (4 * self.kind).long().clamp(SPHERE, TETRAHEDRON).where(self.present, EMPTY)
 
     @property
     def operators(self) -> Tensor:
@@ -111,14 +116,20 @@ class Trees:
     @property
     def sizes(self) -> Tensor:
         """(N, S, 3) as in `Scene`."""
-        kinds, one = self.kinds, torch.ones_like(self.taper)
+        kinds, unit = self.kinds, torch.full_like(self.taper, UNIT)
         cone = kinds == CONE
-        return torch.stack([one.masked_fill(kinds == TETRAHEDRON, EDGE), self.taper * cone, one * cone], -1)
+        first = unit.masked_fill(kinds == TETRAHEDRON, UNIT * EDGE)
+        return torch.stack([first, UNIT * self._tops * cone, unit * cone], -1)
 
     @property
     def linear(self) -> Tensor:
         """(N, S, 3, 3) as in `Scene`: scaled, then rotated."""
         return rotation_matrices(self.rotation) * self.scale.exp()[..., None, :]
+
+    @property
+    def _tops(self) -> Tensor:
+        """(N, S), the radius of a cone's top over that of its bottom."""
+        return self.taper.clamp(min=SHARPEST)
 
     def inside(self, points: Tensor) -> Tensor:
         """Which points lie inside of which solid.
@@ -130,19 +141,18 @@ class Trees:
             (N, P) bool.
         """
         away = points[:, None] - self.translation[:, :, None]  # (N, S, P, 3)
-        turned = rotation_matrices(self.rotation)[:, :, None]
-        own = torch.stack([(away * turned[..., i]).sum(-1) for i in range(3)], -1) / self.scale.exp()[:, :, None]
-        x, y, z = own.unbind(-1)
+        back = rotation_matrices(self.rotation) / (UNIT * self.scale.exp())[..., None, :]
+        x, y, z = (away @ back).movedim(-1, 0).contiguous()  # in each primitive's own coordinates
         corners = [(a * x + b * y + c * z) / math.sqrt(3) for a, b, c in TETRAHEDRON_CORNERS]
-        radius = 1 + (self.taper[..., None] - 1) * (z + 1) / 2
+        radius = 1 + (self._tops[..., None] - 1) * (z + 1) / 2
         solids = {
             SPHERE: x * x + y * y + z * z <= 1,
-            CUBE: own.abs().amax(-1) <= 1,
+            CUBE: torch.maximum(torch.maximum(x.abs(), y.abs()), z.abs()) <= 1,
             CONE: (z.abs() <= 1) & (x * x + y * y <= radius**2),
-            TETRAHEDRON: torch.stack(corners).amin(0) >= -1 / 3,
+            TETRAHEDRON: reduce(torch.minimum, corners) >= -1 / 3,
         }
         kinds, operators = self.kinds[..., None], self.operators
-        found = torch.stack([(kinds == kind) & solid for kind, solid in solids.items()]).any(0)
+        found = reduce(torch.bitwise_or, [(kinds == kind) & solid for kind, solid in solids.items()])
         while found.shape[1] > 1:
             nodes = found.shape[1] // 2
             left, right = found[:, 0::2], found[:, 1::2]
@@ -156,18 +166,18 @@ def population_blocks(members: int, depth: int) -> list[Block]:
     slots = 2**depth
     n, later = members * slots, members * (slots - 1)
     first = [FIRST[member % len(FIRST)] for member in range(members)]
-    kind = [kind + 0.5 for kind, _ in first for _ in range(slots)]
+    kind = [kind / 4 + 0.125 for kind, _ in first for _ in range(slots)]
     taper = [taper for _, taper in first for _ in range(slots)]
     # Who is absent waits at a corner of a cube, to be seen once it is there.
-    corners = [(0.6 if slot >> axis & 1 else -0.6) if slot else 0.0 for slot in range(slots) for axis in range(3)]
+    corners = [(0.4 if slot >> axis & 1 else -0.4) if slot else 0.0 for slot in range(slots) for axis in range(3)]
     smaller = [-0.7 if slot else 0.0 for slot in range(slots) for _ in range(3)]
     every = "of every slot of every member"
     blocks = [
-        block("kind", n, 0, 4, kind, "1", f"primitive {every}: sphere < 1, cube < 2, cone < 3, tetrahedron"),
-        block("rotation", 3 * n, -math.pi, math.pi, 0, "radian", f"rotation vector {every}"),
-        block("translation", 3 * n, -1.5, 1.5, corners * members, "length", f"centre x, y, z {every}"),
+        block("kind", n, 0, 1, kind, "1", f"sphere < 1/4, cube < 1/2, cone < 3/4, tetrahedron, {every}"),
+        block("rotation", 3 * n, -1, 1, 0, "half turn", f"rotation vector {every}"),
+        block("translation", 3 * n, -1, 1, corners * members, "length", f"centre x, y, z {every}"),
         block("scale", 3 * n, -1, 1, smaller * members, "log", f"logarithm of the scale along its x, y, z {every}"),
-        block("taper", n, 0.05, 1, taper, "1", f"radius of a cone's top over that of its bottom {every}"),
+        block("taper", n, 0, 1, taper, "1", f"radius of a cone's top over that of its bottom {every}"),
     ]
     but = "of every slot but the first of every member"
     return [
@@ -208,7 +218,7 @@ def pack(trees: Trees) -> dict[str, Tensor]:
 
 
 def transformed(trees: Trees, rotation: Tensor, factor: Tensor, shift: Tensor) -> Trees:
-    """The trees scaled by a factor (N,), turned by a rotation vector (N, 3), and shifted (N, 3), in this order."""
+    """The trees scaled by factors (N,), then turned by rotation vectors (N, 3) in half turns, then shifted (N, 3)."""
     matrix = rotation_matrices(rotation)[:, None]
     moved = (matrix * trees.translation[..., None, :]).sum(-1) * factor[:, None, None] + shift[:, None]
     return replace(
@@ -220,11 +230,11 @@ def transformed(trees: Trees, rotation: Tensor, factor: Tensor, shift: Tensor) -
 
 
 def composed(second: Tensor, first: Tensor) -> Tensor:
-    """The rotation vector, no longer than pi, of one rotation vector after another, (..., 3), by quaternions."""
+    """One rotation after another, as vectors (..., 3) in half turns; what comes out is no longer than 1."""
 
     def quaternion(vector: Tensor) -> tuple[Tensor, Tensor]:
         half = vector.norm(dim=-1, keepdim=True) / 2
-        return half.cos(), vector / 2 * torch.sinc(half / math.pi)
+        return (math.pi * half).cos(), math.pi / 2 * vector * torch.sinc(half)
 
     (a, u), (b, v) = quaternion(second), quaternion(first)
     real = a * b - (u * v).sum(-1, keepdim=True)
@@ -232,11 +242,12 @@ def composed(second: Tensor, first: Tensor) -> Tensor:
     rest = torch.where(real < 0, -rest, rest)
     length = rest.norm(dim=-1, keepdim=True)
     angle = 2 * torch.atan2(length, real.abs())
-    return rest * torch.where(length > 1e-12, angle / length.clamp(min=1e-12), 2.0)
+    return rest / math.pi * torch.where(length > 1e-12, angle / length.clamp(min=1e-12), 2.0)
 
 
 def rotation_matrices(vector: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of rotation vectors (..., 3), by Rodrigues' formula."""
+    """Rotation matrices (..., 3, 3) of rotation vectors (..., 3) in half turns, by Rodrigues' formula."""
+    vector = math.pi * vector
     angle = vector.norm(dim=-1)[..., None]
     x, y, z = (vector / angle.clamp(min=1e-12)).contiguous().unbind(-1)
     c, s = angle.cos()[..., 0], angle.sin()[..., 0]
@@ -279,10 +290,12 @@ class PopulationGenerator(CSGGenerator):
         lit: bool = False,
         light: Mapping[str, float | Sequence[float]] | None = None,
     ) -> None:
-        if members < 1:
-            raise ValueError(f"members must be at least 1, not {members}")
         if not 1 <= depth <= 5:
             raise ValueError(f"depth must be between 1 and 5 (2 to 32 primitives), not {depth}")
+        if not 1 <= members <= MOST >> depth:
+            raise ValueError(
+                f"members must be between 1 and {MOST >> depth} at depth {depth} ({MOST} primitives), not {members}"
+            )
         super().__init__(population_blocks(members, depth), NUMBERS, renderer, lit, light)
         self.members, self.depth = members, depth
 
