@@ -39,9 +39,9 @@ class ShapeEvolution(Optimizer):
     helped once and does so no more dies out with its age. That, and that trivial children are refused, keeps the
     population diverse.
 
-    This follows the authors' own summary of their algorithm. There the shapes that the network trains on only become
-    more; here they are of a fixed number, as beta is, and they are the ones that breed. The summary has no numbers and
-    shows unions alone; numbers and differences are ours.
+    This follows the authors' own summary, their poster. There the shapes that the network trains on only become more;
+    here they are of a fixed number, as beta is, and they are the ones that breed. The summary has no numbers and shows
+    unions alone; numbers and differences are ours.
 
     Components of beta that are no trees stay where they start.
 

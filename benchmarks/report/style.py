@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# Okabe and Ito's colours, told apart by everybody. A preset of the same method has its colour, and another line.
+# Okabe and Ito's colours and one of Tol's, told apart by everybody. A preset of the same method has its colour, and
+# another line.
 STYLES = {
     "hybrid_gradient": ("#0072B2", "-"),
     "hybrid_gradient_paper": ("#0072B2", "--"),
@@ -15,7 +16,7 @@ STYLES = {
     "basic_random_search_paper": ("#009E73", "--"),
     "augmented_random_search": ("#009E73", ":"),
     "evolution": ("#E69F00", "-"),
-    "shape_evolution": ("#8B4513", "-"),
+    "shape_evolution": ("#882255", "-"),
     "random_search": ("#CC79A7", "-"),
     "fixed": ("#555555", "-"),
 }

@@ -281,7 +281,8 @@ def test_an_optimizer_looks_the_same_in_every_figure():
         "hybrid_gradient": "#0072B2", "hybrid_gradient_paper": "#0072B2", "credit_gradient": "#D55E00",
         "score_influence": "#56B4E9", "combined": "#000000",
         "basic_random_search": "#009E73", "basic_random_search_paper": "#009E73",
-        "augmented_random_search": "#009E73", "evolution": "#E69F00", "random_search": "#CC79A7", "fixed": "#555555",
+        "augmented_random_search": "#009E73", "evolution": "#E69F00", "shape_evolution": "#882255",
+        "random_search": "#CC79A7", "fixed": "#555555",
     }  # fmt: skip
     for others in ([], ["evolution", "zebra", "apple"], ["hybrid_gradient-slow", "fixed"]):
         looks = styles(["hybrid_gradient", "credit_gradient", *others])
@@ -310,11 +311,13 @@ def test_the_legend_covers_no_curve(tmp_path):
         assert not box.overlaps(axis.get_tightbbox())
 
 
-def test_beta_before_and_after(tmp_path):
+def test_beta_before_and_after(monkeypatch, tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "hybrid", seed, [40.0, 30.0, 20.0])
     table = tables.beta(collect([tmp_path]).runs)
     assert table.rows == [["position", "0 0 0", "0.2 0 0.5"], ["spread (m)", "0.5", "0.5"]]
+    monkeypatch.setattr(tables, "LONG", 2)
+    assert tables.beta(collect([tmp_path]).runs).rows[0] == ["position", "3 from 0 to 0", "3 from 0 to 0.5"]
 
 
 def test_the_page_needs_no_other_file_and_says_stand_in(tmp_path):
