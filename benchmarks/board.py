@@ -5,7 +5,7 @@ TensorBoard's "Relative" axis is computation time, CPU + GPU (figure 4 of the pa
 twice more, against CPU and against GPU time, in sub-runs `cpu` and `gpu`; without one these would all be the same.
 
 TensorBoard sorts tags by name: the curves come first, `loss`, `test` and `validation`; behind them `vector beta`, the
-blocks of beta, and `view`, the pictures.
+blocks of beta, and `view`, the pictures. A beta of more than `CURVES` components has no curves: it is in the rows.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ OTHERS = {"cpu": "cpu_seconds", "gpu": "gpu_seconds"}  # sub-runs, where they di
 BETA, VIEW = "vector beta", "view"
 FILES = "events.out.tfevents.*"
 GALLERY = 8  # samples
+CURVES = 512  # components of beta; nobody looks at more curves, and they would be most of the log
 
 
 class Board:
@@ -65,11 +66,12 @@ class Board:
             for tag, value in scalars.items():
                 if value is not None:
                     writer.add(summary.scalar(tag, value), update, row["spent"][clock])
-        beta = torch.tensor(row["beta"], dtype=torch.float64)
-        for block, values in self.env.space.split(beta).items():
-            for i, value in enumerate(values.tolist()):
-                tag = f"{BETA}/{block}/{i}" if len(values) > 1 else f"{BETA}/{block}"
-                self.main.add(summary.scalar(tag, value), update, row["spent"][MAIN])
+        if self.env.space.dimension <= CURVES:
+            beta = torch.tensor(row["beta"], dtype=torch.float64)
+            for block, values in self.env.space.split(beta).items():
+                for i, value in enumerate(values.tolist()):
+                    tag = f"{BETA}/{block}/{i}" if len(values) > 1 else f"{BETA}/{block}"
+                    self.main.add(summary.scalar(tag, value), update, row["spent"][MAIN])
         if update % self.picture_updates == 0:
             self._pictures(row)
 

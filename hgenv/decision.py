@@ -11,6 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+LONG = 64  # components; of a longer block, tables show the range
+
 
 class DecisionError(ValueError):
     """A decision vector that the environment cannot take. The message names the block, the value and the cure."""
@@ -241,6 +243,8 @@ class DecisionSpace:
         """The space as a Markdown table: index, block, meaning, range, unit, initial value."""
 
         def span(values: tuple[float, ...]) -> str:
+            if len(values) > LONG and min(values) < max(values):
+                return f"{min(values):g} to {max(values):g}"
             distinct = dict.fromkeys(f"{v:g}" for v in values)
             return next(iter(distinct)) if len(distinct) == 1 else "(" + ", ".join(f"{v:g}" for v in values) + ")"
 

@@ -7,6 +7,7 @@ import gymnasium
 ENVIRONMENTS = {
     "hgenv/ShapeNormals-v0": "hgenv.environments.shape_normals:ShapeNormalsEnv",
     "hgenv/ShapeNormalsLit-v0": "hgenv.environments.shape_normals:ShapeNormalsLitEnv",
+    "hgenv/ShapePopulation-v0": "hgenv.environments.shape_population:ShapePopulationEnv",
     "hgenv/FaceDepth-v0": "hgenv.environments.face_depth:FaceDepthEnv",
     "hgenv/Quadratic-v0": "hgenv.environments.quadratic:QuadraticEnv",
 }

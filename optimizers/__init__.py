@@ -33,6 +33,7 @@ from .optuna_search import OptunaSearch
 from .particles import NoiseReuseES, ParticleES, PersistentES
 from .random_search import QuasiRandomSearch, RandomSearch
 from .rules import SGD, Adam, PowerSGD, RMSprop, Rule
+from .shape_evolution import ShapeEvolution
 from .shrinkage import Shrinkage
 from .snes import SNES
 
@@ -129,6 +130,7 @@ class _Registry(dict[str, Callable[..., Optimizer]]):
         raise KeyError(f"there is no optimizer {name!r}; there are {', '.join(self)}")
 
 
+# Those that work on any decision space; ShapeEvolution is for one kind alone.
 REGISTRY = _Registry(
     {
         "hybrid_gradient": hybrid_gradient,
@@ -195,6 +197,7 @@ __all__ = [
     "Reinforce",
     "Rule",
     "ScoreInfluence",
+    "ShapeEvolution",
     "Shrinkage",
     "UnsuitableError",
     "augmented_random_search",

@@ -176,7 +176,7 @@ class Proposal:
 
 
 class UnsuitableError(TypeError):
-    """An estimator that needs what a generator does not have. The message says what."""
+    """An estimator or an optimizer that needs what a generator does not have. The message says what."""
 
 
 class Estimator(Protocol):

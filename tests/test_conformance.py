@@ -14,6 +14,7 @@ from torch import Tensor
 from hgenv import DataGenEnv, DecisionError, DenseSamples, Generator, Learner, Metric, Network, Picture, Samples
 from hgenv.datasets import load_heads, load_photos, standin_faces
 from hgenv.generators.faces import FaceGenerator
+from hgenv.generators.population import PopulationGenerator
 from hgenv.generators.quadratic import QuadraticGenerator
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.learning import DenseLearner
@@ -53,6 +54,12 @@ class TestShapeGenerator(GeneratorConformance):
 
     def make(self) -> Generator:
         return ShapeGenerator(AnalyticRenderer(32), lit=self.lit)
+
+
+class TestPopulationGenerator(GeneratorConformance):
+    def make(self) -> Generator:
+        # Random trees of 8 slots are full of shadows' edges, which `pathwise` leaves out.
+        return PopulationGenerator(AnalyticRenderer(32, shadows=False), members=4, lit=True)
 
 
 class TestFaceGenerator(GeneratorConformance):
@@ -163,7 +170,7 @@ class TestLabels(EnvironmentConformance):
         return env
 
 
-@pytest.mark.parametrize("name", ["ShapeNormals", "ShapeNormalsLit"], scope="class")
+@pytest.mark.parametrize("name", ["ShapeNormals", "ShapeNormalsLit", "ShapePopulation"], scope="class")
 class TestShapeNormals(EnvironmentConformance):
     difference = 1e-2
     tolerance = 5e-2

@@ -96,6 +96,11 @@ def test_a_table_names_everything(space: DecisionSpace) -> None:
     ]
 
 
+def test_a_table_shows_the_range_of_a_long_block() -> None:
+    space = DecisionSpace([block("many", 65, 0, 1, [0.5] + 64 * [0.25], "1", "")])
+    assert space.table().splitlines()[2:] == ["| 0-64 | many |  | 0 | 1 | 1 | 0.25 to 0.5 |"]
+
+
 def test_inconsistent_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="low < high"):
         block("a", 1, 1.0, 0.0, 0.5, "1", "")

@@ -13,9 +13,22 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 import hgenv
-from hgenv import Batched, DataGenEnv, DecisionError, DenseSamples, Network, RenderError, Serial, Status, Workers
+from hgenv import (
+    Batched,
+    DataGenEnv,
+    DecisionError,
+    DenseSamples,
+    Generator,
+    Network,
+    RenderError,
+    Serial,
+    Status,
+    Workers,
+)
 from hgenv.environments.quadratic import QuadraticEnv
 from hgenv.environments.shape_normals import ShapeNormalsEnv, ShapeNormalsLitEnv
+from hgenv.environments.shape_population import ShapePopulationEnv
+from hgenv.generators.population import PopulationGenerator
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.learning import SGD, Adam
 from hgenv.rendering.csg import AnalyticRenderer
@@ -95,11 +108,20 @@ def test_where_there_is_nothing_to_see_nothing_is_rendered() -> None:
         env.render()
 
 
-@pytest.mark.parametrize(("cls", "lit"), [(ShapeNormalsEnv, False), (ShapeNormalsLitEnv, True)])
-def test_the_docstring_holds_the_table_of_beta(cls: type, lit: bool) -> None:
+@pytest.mark.parametrize(
+    ("cls", "generator"),
+    [
+        (ShapeNormalsEnv, ShapeGenerator()),
+        (ShapeNormalsLitEnv, ShapeGenerator(lit=True)),
+        (ShapePopulationEnv, PopulationGenerator()),
+    ],
+)
+def test_the_docstring_holds_the_table_of_beta(cls: type, generator: Generator) -> None:
     text = inspect.getdoc(cls) or ""
-    for row in ShapeGenerator(lit=lit).space.table().splitlines():
+    for row in generator.space.table().splitlines():
         assert row in text
+    assert f"(d = {generator.space.dimension})" in text
+    assert f"`{type(generator).__name__}` at that size" in text
 
 
 def test_the_quadratics_docstring_too() -> None:

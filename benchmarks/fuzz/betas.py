@@ -23,7 +23,9 @@ from hgenv.datasets.morphable import MorphableModel
 from hgenv.environments.face_depth import FaceDepthEnv
 from hgenv.environments.quadratic import QuadraticEnv
 from hgenv.environments.shape_normals import ShapeNormalsEnv, ShapeNormalsLitEnv
+from hgenv.environments.shape_population import ShapePopulationEnv
 from hgenv.generators.faces import FaceGenerator
+from hgenv.generators.population import PopulationGenerator
 from hgenv.generators.shapes import ShapeGenerator
 from hgenv.rendering.csg import AnalyticRenderer, Frame, Scene
 from hgenv.rendering.surfaces import Fragments, ZBuffer
@@ -259,6 +261,7 @@ ENVIRONMENTS: dict[str, Callable[[], DataGenEnv]] = {
     "quadratic": lambda: QuadraticEnv(**OPTIONS),
     "shapes": lambda: ShapeNormalsEnv(data=(made_photos(SIZE),) * 2, network=Network(size=SIZE), **OPTIONS),
     "lit shapes": lambda: ShapeNormalsLitEnv(data=(made_photos(SIZE),) * 2, network=Network(size=SIZE), **OPTIONS),
+    "population": lambda: ShapePopulationEnv(data=(made_photos(SIZE),) * 2, network=Network(size=SIZE), **OPTIONS),
     "faces": lambda: FaceDepthEnv(
         data=(_heads(), _heads()),
         generator=FaceGenerator(small_model(), size=SIZE),
@@ -280,6 +283,7 @@ def _generators() -> dict[str, Any]:
     found: dict[str, Any] = {
         "shapes, analytic": ShapeGenerator(AnalyticRenderer(SIZE), lit=True),
         "shapes, analytic, torch form": ShapeGenerator(TorchAnalytic(SIZE), lit=True),
+        "shapes of a population": PopulationGenerator(AnalyticRenderer(SIZE), lit=True),
         "faces, z-buffer": FaceGenerator(small_model(), size=SIZE),
         "faces, z-buffer, torch form": FaceGenerator(small_model(), renderer=TorchZBuffer(triangles, SIZE)),
     }

@@ -30,6 +30,7 @@ STYLES = {
     "de": ("#AA4499", "--"),
     "pso": ("#AA4499", ":"),
     "optuna": ("#DC267F", "-"),
+    "shape_evolution": ("#999933", "-"),
     "random_search": ("#CC79A7", "-"),
     "quasi_random_search": ("#CC79A7", "--"),
     "fixed": ("#555555", "-"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hgenv.accounting import FREE, PHASES, PRICED, Budget
+from hgenv.decision import LONG
 
 from .. import defaults
 from ..studies import DATA, Run
@@ -202,8 +203,15 @@ def beta(runs: Sequence[Run]) -> Table:
         where = slice(start, start + block["size"])
         start = where.stop
         unit = "" if block["unit"] == "1" else f" ({block['unit']})"
-        rows.append([block["name"] + unit, *(" ".join(f"{v:.3g}" for v in b[where]) for b in (before, *after))])
+        rows.append([block["name"] + unit, *(_numbers(b[where]) for b in (before, *after))])
     return Table(["block", "before", *(name for name, _ in groups)], rows)
+
+
+def _numbers(values: Sequence[float] | NDArray[np.float64]) -> str:
+    """The components of a block; of a long one, between which values they are."""
+    if len(values) > LONG:
+        return f"{len(values)} from {np.min(values):.3g} to {np.max(values):.3g}"
+    return " ".join(f"{v:.3g}" for v in values)
 
 
 def together(runs: Sequence[Run], clock: str, data: str, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,7 +12,7 @@ from ..generators.shapes import ShapeGenerator
 from ..learning.dense import DenseLearner, Network
 from ..learning.rules import SGD, Rule
 from ..problem import Generator
-from ..rendering.csg import AnalyticRenderer
+from ..rendering.csg import AnalyticRenderer, Renderer
 from ..tasks.normals import NormalsTask
 
 
@@ -82,13 +82,16 @@ class ShapeNormalsEnv(DataGenEnv):
         validation, test = load_photos(data, data_folder, input, network.size) if isinstance(data, str) else data
         network.check(validation, test)
         super().__init__(
-            generator or ShapeGenerator(AnalyticRenderer(network.size), lit=self.lit),
+            generator or self._default_generator(AnalyticRenderer(network.size)),
             DenseLearner(NormalsTask(), network),
             validation,
             test,
             rule=rule,
             **options,
         )
+
+    def _default_generator(self, renderer: Renderer) -> Generator:
+        return ShapeGenerator(renderer, lit=self.lit)
 
 
 class ShapeNormalsLitEnv(ShapeNormalsEnv):

@@ -1,9 +1,13 @@
-"""The generator of the paper's first experiment: CSG shapes from the grammar, lit, with their normals (section 5.1)."""
+"""The generator of the paper's first experiment: CSG shapes from the grammar, lit, with their normals (section 5.1).
+
+What does not depend on where the shapes come from, `CSGGenerator`, serves others, too.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -46,47 +50,50 @@ def render_blocks() -> list[Block]:
     ]
 
 
-class ShapeGenerator:
-    """f(beta, r): an image of a random CSG object, its normals and its mask.
+class CSGGenerator(ABC):
+    """What all generators of CSG objects have in common: their light, their frames, their meshes.
 
-    A sample that shows less than `SMALLEST_SHARE` of its frame (about 0.3 % of them: differences that leave nothing, or
-    needles) is rendered again with all its differences made unions; what still shows less cannot be rendered.
+    A sample that shows less than `SMALLEST_SHARE` of its frame (about 0.3 % of the grammar's: differences that leave
+    nothing, or needles) is rendered again with all its differences made unions; what still shows less cannot be
+    rendered.
 
     Attributes:
-        space: 29 components, or 37 with the render block.
+        space: The blocks of the objects, and the render block if `lit`.
         pathwise: The render block's names where beta holds it: given normals and shadows, shading is a formula.
         renderer: Any `Renderer`.
-        depth: Levels of the grammar's tree; 2**depth primitives at most.
         lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
             values.
 
     Args:
+        blocks: Those of the objects.
+        numbers: Random numbers that a sample needs for its object.
         renderer: The attribute; by default an `AnalyticRenderer` of 64 pixels.
-        depth: The attribute.
         lit: The attribute.
         light: Initial values of the render block, by name, in place of its own: one number, or one a component.
 
     Raises:
-        ValueError: A depth, a name or a value in `light` that is out of range.
+        ValueError: A name or a value in `light` that is out of range.
     """
 
     def __init__(
         self,
-        renderer: Renderer | None = None,
-        *,
-        depth: int = 3,
-        lit: bool = False,
-        light: Mapping[str, float | Sequence[float]] | None = None,
+        blocks: Sequence[Block],
+        numbers: int,
+        renderer: Renderer | None,
+        lit: bool,
+        light: Mapping[str, float | Sequence[float]] | None,
     ) -> None:
-        if not 0 <= depth <= 5:
-            raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
-        blocks = _with_initial(render_blocks(), light or {})
+        looks = _with_initial(render_blocks(), light or {})
         self.renderer = renderer if renderer is not None else AnalyticRenderer()
-        self.depth = depth
         self.lit = lit
-        self.pathwise: tuple[str, ...] = tuple(b.name for b in blocks) if lit else ()
-        self._light = DecisionSpace(blocks)
-        self.space = DecisionSpace([*grammar.shape_blocks(), *blocks] if lit else grammar.shape_blocks())
+        self.pathwise: tuple[str, ...] = tuple(b.name for b in looks) if lit else ()
+        self._light = DecisionSpace(looks)
+        self._numbers = numbers
+        self.space = DecisionSpace([*blocks, *looks] if lit else blocks)
+
+    @abstractmethod
+    def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
+        """B objects fitted into the view, from the blocks of beta (B, .) and (B, numbers) in (0, 1)."""
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device.
@@ -104,15 +111,6 @@ class ShapeGenerator:
     def scene(self, betas: Tensor, seeds: Tensor) -> Scene:
         """The scenes that `frame` shows, for meshes of them."""
         return self._render(betas, seeds)[0]
-
-    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
-        """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
-        self.space.check_rows(betas, seeds)
-        blocks, numbers = self._drawn_from(betas.detach(), seeds)
-        score = grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
-        if self.lit:
-            score |= _light_score(blocks, numbers[:, :LIGHT_NUMBERS])
-        return torch.cat([score[b.name] for b in self.space.blocks], 1)
 
     def resized(self, size: int) -> Self:
         """The same generator with images of another size in pixels, of the same objects."""
@@ -163,14 +161,57 @@ class ShapeGenerator:
         self.space.check_rows(betas, seeds)
         blocks, numbers = self._drawn_from(betas, seeds)
         with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
-            shape = grammar.shapes(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+            shape = self._shapes(blocks, numbers[:, LIGHT_NUMBERS:])
         look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
         return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
 
     def _drawn_from(self, betas: Tensor, seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The blocks of beta, and each sample's random numbers: those of its light, then those of its shape."""
         blocks = self.space.split(betas.to(seeds.device, torch.float64))
-        return blocks, uniforms(seeds, LIGHT_NUMBERS + grammar.numbers_needed(self.depth))
+        return blocks, uniforms(seeds, LIGHT_NUMBERS + self._numbers)
+
+
+class ShapeGenerator(CSGGenerator):
+    """f(beta, r): an image of a random CSG object, its normals and its mask. The objects follow the paper's grammar.
+
+    Attributes:
+        space: 29 components, or 37 with the render block.
+        depth: Levels of the grammar's tree; 2**depth primitives at most.
+
+    Args:
+        renderer: See `CSGGenerator`.
+        depth: The attribute.
+        lit: See `CSGGenerator`.
+        light: See `CSGGenerator`.
+
+    Raises:
+        ValueError: A depth, a name or a value in `light` that is out of range.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer | None = None,
+        *,
+        depth: int = 3,
+        lit: bool = False,
+        light: Mapping[str, float | Sequence[float]] | None = None,
+    ) -> None:
+        if not 0 <= depth <= 5:
+            raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
+        super().__init__(grammar.shape_blocks(), grammar.numbers_needed(depth), renderer, lit, light)
+        self.depth = depth
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
+        self.space.check_rows(betas, seeds)
+        blocks, numbers = self._drawn_from(betas.detach(), seeds)
+        score = grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+        if self.lit:
+            score |= _light_score(blocks, numbers[:, :LIGHT_NUMBERS])
+        return torch.cat([score[b.name] for b in self.space.blocks], 1)
+
+    def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
+        return grammar.shapes(blocks, uniform, self.depth)
 
 
 def _with_initial(blocks: list[Block], values: Mapping[str, float | Sequence[float]]) -> list[Block]:

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hgenv import DecisionSpace, block
 from hgenv.benchmarks import pictures, records
-from hgenv.benchmarks.board import Board
+from hgenv.benchmarks.board import CURVES, Board
 from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.run import run
 from hgenv.benchmarks.screenshot import RUNS
@@ -45,6 +46,18 @@ def test_a_gpu_has_curves_of_its_own_besides(tmp_path):
         events = EventAccumulator(str(tmp_path / "gpu" / folder)).Reload()
         assert events.Scalars("loss")[0].wall_time == seconds
         assert (len(events.Tags()["scalars"]) == 3) == (folder != ".")  # beta is there once
+
+
+def test_a_beta_of_too_many_components_has_no_curves(tmp_path):
+    row = records.read(run(quadratic(tmp_path, updates=1))).rows[1]
+    spaces = [DecisionSpace([block("many", size, 0, 1, 0.5, "1", "")]) for size in (CURVES, CURVES + 1)]
+    for space, curves in zip(spaces, (CURVES, 0), strict=True):
+        folder = tmp_path / str(space.dimension)
+        board = Board(folder, SimpleNamespace(device=SimpleNamespace(type="cpu"), space=space), 50, 1)
+        board.row(row | {"beta": space.initial.tolist()})
+        board.close()
+        tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+        assert len(tags) == 3 + curves
 
 
 def test_shapes_have_pictures_and_a_mesh_in_tensorboard(tmp_path):

@@ -5,6 +5,7 @@ import shlex
 from itertools import pairwise
 
 import pytest
+import torch
 import yaml
 from hydra.utils import instantiate
 
@@ -15,6 +16,7 @@ from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report.prices import named
 from hgenv.benchmarks.run import run
+from hgenv.generators import PopulationGenerator
 
 from ..zygote import call
 from .tools import REPOSITORY, quadratic
@@ -63,6 +65,13 @@ def test_optimizers_compose_and_can_be_built(optimizer):
     settings = compose(["env=quadratic", f"optimizer={optimizer}", "seed=3"])
     check(settings)
     assert settings.identity["optimizer"]["label"] == optimizer
+    if optimizer == "shape_evolution":
+        with pytest.raises(RunError, match=r"cannot be made: ShapeEvolution .* hgenv/ShapePopulation-v0"):
+            config.make_optimizer(settings.record, space())
+        population = PopulationGenerator(members=2).space
+        built = config.make_optimizer(settings.record, population)
+        assert torch.allclose(built.recommendation, population.initial)
+        return
     built = config.make_optimizer(settings.record, space())
     assert built.recommendation.shape == (4,)
     if optimizer == "random_beta":

@@ -339,8 +339,8 @@ def test_an_optimizer_looks_the_same_in_every_figure():
         "augmented_random_search": "#009E73", "reinforce": "#882255", "spsa": "#882255", "openai_es": "#332288",
         "guided_es": "#332288", "snes": "#332288", "noise_reuse_es": "#117733", "persistent_es": "#117733",
         "evolution": "#E69F00", "diagonal_cma": "#E69F00", "cmaes_lra": "#E69F00", "tbpsa": "#E69F00",
-        "one_plus_one": "#AA4499", "de": "#AA4499", "pso": "#AA4499", "optuna": "#DC267F", "random_search": "#CC79A7",
-        "quasi_random_search": "#CC79A7", "fixed": "#555555",
+        "one_plus_one": "#AA4499", "de": "#AA4499", "pso": "#AA4499", "optuna": "#DC267F",
+        "shape_evolution": "#999933", "random_search": "#CC79A7", "quasi_random_search": "#CC79A7", "fixed": "#555555",
     }  # fmt: skip
     assert len(set(STYLES.values())) == len(STYLES)
     for others in ([], ["evolution", "zebra", "apple"], ["hybrid_gradient-slow", "fixed"]):
@@ -370,11 +370,13 @@ def test_the_legend_covers_no_curve(tmp_path):
         assert not box.overlaps(axis.get_tightbbox())
 
 
-def test_beta_before_and_after(tmp_path):
+def test_beta_before_and_after(monkeypatch, tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "hybrid", seed, [40.0, 30.0, 20.0])
     table = tables.beta(collect([tmp_path]).runs)
     assert table.rows == [["position", "0 0 0", "0.2 0 0.5"], ["spread (m)", "0.5", "0.5"]]
+    monkeypatch.setattr(tables, "LONG", 2)
+    assert tables.beta(collect([tmp_path]).runs).rows[0] == ["position", "3 from 0 to 0", "3 from 0 to 0.5"]
 
 
 def test_the_page_needs_no_other_file_and_says_stand_in(tmp_path):

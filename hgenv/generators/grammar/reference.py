@@ -97,12 +97,12 @@ def draw(beta: dict[str, Tensor], uniform: Tensor, depth: int) -> Draws:
         size=torch.stack(lengths),
         direction=torch.stack([flat * around.cos(), flat * around.sin(), up]),
         translation=beta["translation"][:3, None] + beta["translation"][3:, None] * normals(u[8:11]),
-        rotation=_rotations(u[11:14]),
+        rotation=rotations(u[11:14]),
         scale=torch.exp(beta["scale"][:3, None] + beta["scale"][3:, None] * normals(u[14:17])),
     )
 
 
-def _rotations(u: Tensor) -> Tensor:
+def rotations(u: Tensor) -> Tensor:
     """Uniformly random rotation matrices from three uniform numbers (Shoemake 1992), (3, ...) to (3, 3, ...)."""
     a, b, c = u
     s, t = (1 - a).sqrt(), a.sqrt()
@@ -160,15 +160,15 @@ def build(draws: Draws, depth: int) -> Shape:
         leaf[slots] = torch.where(ends, number[at], leaf[slots])
     operator = torch.where(draws.expand, draws.operator, UNION)[: leaves - 1]
     size, linear, offset = (_nodes(v, leaf).movedim((-1, -2), (0, 1)) for v in (draws.size, linear, offset))
-    return _fit(Shape(kind.T, size, linear, offset, operator.T))
+    return fitted(Shape(kind.T, size, linear, offset, operator.T))
 
 
 def union_of_parts(shape: Shape) -> Shape:
     """The same primitives with every difference made a union, fitted anew: never empty."""
-    return _fit(Shape(shape.kind, shape.size, shape.linear, shape.offset, torch.full_like(shape.operator, UNION)))
+    return fitted(Shape(shape.kind, shape.size, shape.linear, shape.offset, torch.full_like(shape.operator, UNION)))
 
 
-def _fit(shape: Shape) -> Shape:
+def fitted(shape: Shape) -> Shape:
     """Centre and scale the rectangle around the primitives that add to the solid."""
     low, high = extent(shape.kind, shape.size, shape.linear, shape.offset)
     adds = ((shape.kind != EMPTY) & (polarity(shape.operator) > 0))[..., None]
