@@ -7,7 +7,9 @@ import gymnasium
 ENVIRONMENTS = {
     "hgenv/ShapeNormals-v0": "hgenv.environments.shape_normals:ShapeNormalsEnv",
     "hgenv/ShapeNormalsLit-v0": "hgenv.environments.shape_normals:ShapeNormalsLitEnv",
+    "hgenv/ShapeNormalsStudio-v0": "hgenv.environments.shape_normals:ShapeNormalsStudioEnv",
     "hgenv/FaceDepth-v0": "hgenv.environments.face_depth:FaceDepthEnv",
+    "hgenv/FaceDepthLit-v0": "hgenv.environments.face_depth:FaceDepthLitEnv",
     "hgenv/Quadratic-v0": "hgenv.environments.quadratic:QuadraticEnv",
 }
 

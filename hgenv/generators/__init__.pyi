@@ -1,13 +1,18 @@
-from .distributions import component, gaussian_mixture, von_mises, von_mises_mixture
+from .distributions import cardioid, component, gaussian_mixture, von_mises, von_mises_mixture
 from .faces import FaceGenerator
+from .faces_lit import LitFaceGenerator
 from .quadratic import QuadraticGenerator
 from .random import hash_integers, normals, uniforms
 from .shapes import ShapeGenerator
+from .studio import StudioGenerator
 
 __all__ = [
     "FaceGenerator",
+    "LitFaceGenerator",
     "QuadraticGenerator",
     "ShapeGenerator",
+    "StudioGenerator",
+    "cardioid",
     "component",
     "gaussian_mixture",
     "hash_integers",

@@ -17,7 +17,7 @@ from ..rendering.csg.analytic import AnalyticRenderer
 from ..rendering.csg.scene import Frame, Renderer, Scene
 from ..samples import DenseSamples
 from . import grammar
-from .random import normals, uniforms
+from .random import directions, normals, uniforms
 from .scores import normal
 
 if TYPE_CHECKING:
@@ -46,47 +46,45 @@ def render_blocks() -> list[Block]:
     ]
 
 
-class ShapeGenerator:
-    """f(beta, r): an image of a random CSG object, its normals and its mask.
+class Solids:
+    """What all generators of the grammar's shapes have in common; how the shapes look is a subclass's matter.
 
     A sample that shows less than `SMALLEST_SHARE` of its frame (about 0.3 % of them: differences that leave nothing, or
     needles) is rendered again with all its differences made unions; what still shows less cannot be rendered.
 
     Attributes:
-        space: 29 components, or 37 with the render block.
-        pathwise: The render block's names where beta holds it: given normals and shadows, shading is a formula.
+        space: The 29 components of the grammar, then those of the look.
+        pathwise: The blocks that autograd goes through.
         renderer: Any `Renderer`.
         depth: Levels of the grammar's tree; 2**depth primitives at most.
-        lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
-            values.
 
     Args:
         renderer: The attribute; by default an `AnalyticRenderer` of 64 pixels.
         depth: The attribute.
-        lit: The attribute.
-        light: Initial values of the render block, by name, in place of its own: one number, or one a component.
+        blocks: The blocks of beta after the grammar's.
+        pathwise: The attribute.
 
     Raises:
-        ValueError: A depth, a name or a value in `light` that is out of range.
+        ValueError: A depth that is out of range.
     """
 
     def __init__(
-        self,
-        renderer: Renderer | None = None,
-        *,
-        depth: int = 3,
-        lit: bool = False,
-        light: Mapping[str, float | Sequence[float]] | None = None,
+        self, renderer: Renderer | None, depth: int, blocks: Sequence[Block], pathwise: tuple[str, ...]
     ) -> None:
         if not 0 <= depth <= 5:
             raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
-        blocks = _with_initial(render_blocks(), light or {})
         self.renderer = renderer if renderer is not None else AnalyticRenderer()
         self.depth = depth
-        self.lit = lit
-        self.pathwise: tuple[str, ...] = tuple(b.name for b in blocks) if lit else ()
-        self._light = DecisionSpace(blocks)
-        self.space = DecisionSpace([*grammar.shape_blocks(), *blocks] if lit else grammar.shape_blocks())
+        self.pathwise = pathwise
+        self.space = DecisionSpace([*grammar.shape_blocks(), *blocks])
+
+    def look(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """The fields of a `Look`, from the blocks of beta and a sample's numbers (B, `LIGHT_NUMBERS`) in (0, 1)."""
+        raise NotImplementedError
+
+    def look_score(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """d log p / d beta of what the look draws, by block; a block that is not there has none."""
+        return {}
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device.
@@ -109,9 +107,9 @@ class ShapeGenerator:
         """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
         self.space.check_rows(betas, seeds)
         blocks, numbers = self._drawn_from(betas.detach(), seeds)
-        score = grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
-        if self.lit:
-            score |= _light_score(blocks, numbers[:, :LIGHT_NUMBERS])
+        score = {name: torch.full_like(values, torch.nan) for name, values in blocks.items()}
+        score |= grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+        score |= self.look_score(blocks, numbers[:, :LIGHT_NUMBERS])
         return torch.cat([score[b.name] for b in self.space.blocks], 1)
 
     def resized(self, size: int) -> Self:
@@ -164,13 +162,53 @@ class ShapeGenerator:
         blocks, numbers = self._drawn_from(betas, seeds)
         with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
             shape = grammar.shapes(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
-        look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
-        return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
+        return Scene(**_geometry(shape), **self.look(blocks, numbers[:, :LIGHT_NUMBERS])), shape
 
     def _drawn_from(self, betas: Tensor, seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The blocks of beta, and each sample's random numbers: those of its light, then those of its shape."""
         blocks = self.space.split(betas.to(seeds.device, torch.float64))
         return blocks, uniforms(seeds, LIGHT_NUMBERS + grammar.numbers_needed(self.depth))
+
+
+class ShapeGenerator(Solids):
+    """f(beta, r): an image of a random CSG object in one light, its normals and its mask; see `Solids`.
+
+    Attributes:
+        space: 29 components, or 37 with the render block.
+        pathwise: The render block's names where beta holds it: given normals and shadows, shading is a formula.
+        lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
+            values.
+
+    Args:
+        renderer: See `Solids`.
+        depth: See `Solids`.
+        lit: The attribute.
+        light: Initial values of the render block, by name, in place of its own: one number, or one a component.
+
+    Raises:
+        ValueError: A depth, a name or a value in `light` that is out of range.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer | None = None,
+        *,
+        depth: int = 3,
+        lit: bool = False,
+        light: Mapping[str, float | Sequence[float]] | None = None,
+    ) -> None:
+        blocks = _with_initial(render_blocks(), light or {})
+        super().__init__(renderer, depth, blocks if lit else (), tuple(b.name for b in blocks) if lit else ())
+        self.lit = lit
+        self._light = DecisionSpace(blocks)
+
+    def look(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """See `Solids`."""
+        return _light(blocks if self.lit else self._light.split(self._light.initial.to(u.device)[None]), u)
+
+    def look_score(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """See `Solids`."""
+        return _light_score(blocks, u) if self.lit else {}
 
 
 def _with_initial(blocks: list[Block], values: Mapping[str, float | Sequence[float]]) -> list[Block]:
@@ -202,12 +240,9 @@ def _light(look: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
     z = normals(u[:, :4])
     x, y = (look["light"] + look["light_spread"] * z[:, :2]).unbind(-1)
     length = (x * x + y * y + 0.25).sqrt()
-    up = 2 * u[:, 7 : 7 + WAVES] - 1
-    around = 2 * math.pi * u[:, 7 + WAVES : 7 + 2 * WAVES]
-    flat = (1 - up**2).sqrt()
+    direction = directions(2 * u[:, 7 : 7 + WAVES] - 1, u[:, 7 + WAVES : 7 + 2 * WAVES])
     # Frequencies an octave around the median; a frame is two view units wide.
     frequency = 3 * 2 ** (look["texture_scale"] + 2 * u[:, 7 + 2 * WAVES : 7 + 3 * WAVES] - 1)
-    direction = torch.stack([flat * around.cos(), flat * around.sin(), up], -1)
     one = torch.ones_like(length)
     fields = {
         "light": torch.stack([x / length, y / length, 0.5 / length], -1),
