@@ -32,9 +32,9 @@ class FaceDepthEnv(DataGenEnv):
     ## Image
 
     One white directional light, from a direction uniform over the hemisphere before the face, on skin
-    (`hgenv.rendering.shading.skin`); the face cut at 95 mm around the nose's tip, framed so that its bounding rectangle takes
-    0.9 of the frame; black background; orthographic. Depth is measured along the view from a plane 5 halves of the
-    frame's edge before the middle of the face, in such halves: relative errors depend on this.
+    (`hgenv.rendering.shading.skin`); the face cut at 95 mm around the nose's tip, framed so that its bounding rectangle
+    takes 0.9 of the frame; black background; orthographic. Depth is measured along the view from a plane 5 halves of
+    the frame's edge before the middle of the face, in such halves: relative errors depend on this.
 
     ## Observation
 
@@ -128,4 +128,6 @@ if FaceDepthEnv.__doc__:  # python -OO has none
         table = DecisionSpace(cls.faces.blocks()).table().replace("\n", "\n    ")
         cls.__doc__ = str(cls.__doc__).replace("{table}", table)
     # From the observation on, both are alike.
-    FaceDepthLitEnv.__doc__ = str(FaceDepthLitEnv.__doc__) + FaceDepthEnv.__doc__[FaceDepthEnv.__doc__.index("## Observation") :]
+    FaceDepthLitEnv.__doc__ = (
+        str(FaceDepthLitEnv.__doc__) + FaceDepthEnv.__doc__[FaceDepthEnv.__doc__.index("## Observation") :]
+    )

@@ -26,6 +26,8 @@ BANDS = 5  # of the texture: the first from 0.75 to 1.5 waves a frame, then octa
 LOWEST = 0.75
 WAVES = 2  # plane waves of each band
 WAVE_NUMBERS = 4 * BANDS * WAVES
+STEEPER, WEAKER = 2.5, 1.5  # the logarithm of an amplitude is STEEPER * beta - WEAKER
+BRIGHTER = 2.0  # spread of the logarithm of light for numbers of the map that spread by 1
 
 
 def studio_blocks() -> list[Block]:
@@ -34,23 +36,24 @@ def studio_blocks() -> list[Block]:
     log_spread = "standard deviation of the logarithm of that"
     return [
         block(
-            "light_map", ROWS * COLUMNS, -2, 2, 0, "log",
-            f"logarithm of the light's intensity beside the initial one, in bumps of 20 degrees; {ROWS} rows of "
+            "light_map", ROWS * COLUMNS, -1, 1, 0, "log",
+            f"logarithm of the light's intensity beside the initial one, {BRIGHTER:g} * value in bumps of 20 degrees; {ROWS} rows of "
             f"{COLUMNS} {around}",
         ),
-        block("light_spread", 2, 0, 1, 0.3, "1", "the map's front turns to (x, y, 1/2); standard deviations of x and y"),
+        block("light_spread", 2, 0, 1, 0.3, "1", "the map's front turns to (x, y, 1/2): standard deviations of both"),
         block("texture", 1, 0, 1, 0.2, "1", "largest contrast of the albedo; a sample's own is uniform below it"),
         block(
-            "texture_band", BANDS, -4, 1, (-2, 0, 0, -2, -3), "log",
-            "logarithm of the amplitude of the texture's octaves, the first from 0.75 waves a frame on",
+            "texture_band", BANDS, -1, 1, (-0.2, 0.6, 0.6, -0.2, -0.6), "log",
+            f"the texture's octaves, the first from {LOWEST:g} waves a frame on, have the amplitudes "
+            f"exp({STEEPER:g} * value - {WEAKER:g})",
         ),
         block("exposure", 1, -1, 1, 0, "stop", "median factor on the image, 2**exposure"),
         block("exposure_spread", 1, 0, 0.3, 0.1, "log", log_spread),
-        block("vignetting", VIGNETTING, -0.5, 1, 0, "log", "how fast the image darkens by r**2 and r**4 off its middle"),
+        block("vignetting", VIGNETTING, -0.5, 0.5, 0, "log", "how fast the image darkens by r**2, r**4 off its middle"),
         block("contrast", 1, -0.5, 0.5, 0, "octave", "median exponent on the image, 2**contrast"),
         block("contrast_spread", 1, 0, 0.3, 0.1, "log", log_spread),
         block("tone", KNOTS, -0.75, 0.75, 0, "log", "logarithms of the tone curve's slope from dark to bright"),
-        block("blur", SCALES, -0.5, 1, 0, "1", "share of a pixel from its neighbours, and from those two apart"),
+        block("blur", SCALES, -0.75, 0.75, 0, "1", "share of a pixel from its neighbours, and from those two apart"),
         block("noise", 1, 0, 0.05, 0, "1", "standard deviation of the noise"),
     ]  # fmt: skip
 
@@ -134,7 +137,7 @@ def _light(b: dict[str, Tensor], z: Tensor, own: Tensor, normal: Tensor, direct:
         direct: (B, P) what white matter receives from that direction alone.
     """
     basis = environment_map.basis(normal.device)
-    intensity = torch.exp(deform(basis.initial, basis.bumps, b["light_map"]))
+    intensity = torch.exp(deform(basis.initial, basis.bumps, BRIGHTER * b["light_map"]))
     moments = deform(basis.moments.new_zeros(basis.moments.shape[1]), basis.moments, intensity)
     coefficients, brightest = environment_map.metered(moments)
     x, y = (b["light_spread"] * z[:, :2]).unbind(1)
@@ -154,6 +157,6 @@ def _albedo(b: dict[str, Tensor], u: Tensor, depth: Tensor) -> Tensor:
     frequency = LOWEST * 2 ** (band + octave)
     wave = math.pi * frequency[..., None] * directions(2 * rise - 1, turn)  # a frame is two view units wide
     contrast = b["texture"][:, 0] * u[:, 4]
-    amplitude = torch.exp(b["texture_band"])[:, band]
+    amplitude = torch.exp(STEEPER * b["texture_band"] - WEAKER)[:, band]
     point = (*pixel_centres(depth.shape[-1], depth.device), depth.flatten(1))
     return solid_texture(wave.float(), (2 * math.pi * phase).float(), contrast.float(), point, amplitude.float())

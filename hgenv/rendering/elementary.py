@@ -43,6 +43,8 @@ def _from_bits(_: Any, x: Any) -> Any:
 
 @intrinsic
 def sqrt(_: Any, x: Any) -> Any:
+    """The square root of a number that is not negative."""
+
     def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
         function = builder.module.declare_intrinsic("llvm.sqrt", [context.get_value_type(types.float32)])
         return builder.call(function, args)

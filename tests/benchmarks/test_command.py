@@ -79,7 +79,7 @@ def test_runs_and_reports_go_through_it(tmp_path):
         ("run budget.amnt=3", r"budget has no setting 'amnt'; it has amount, unit; did you mean amount\?"),
         ("run seed.x=3", "no setting 'seed.x': seed is a value"),
         ("run optimizer=hybrid", r"no optimizer=hybrid; there are .*, score_influence; did you mean hybrid_gradient\?"),
-        ("run env=quadratc", r"no env=quadratc; there are faces, .*, shapes_lit; did you mean quadratic\?"),
+        ("run env=quadratc", r"no env=quadratc; there are faces, .*, shapes_studio; did you mean quadratic\?"),
         ("run seed=0,1", r"seed=0,1 has several values: hgenv compare takes them \(or hgenv run --multirun\)"),
         ("run env.batch_size=1,2", r"env.batch_size=1,2 has several values"),
         ("run seed", "'seed' is no setting; settings are written seed=<value>"),

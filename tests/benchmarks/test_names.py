@@ -12,7 +12,9 @@ from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.run import run
 
 
-@pytest.mark.parametrize("env", ["shapes", "shapes_lit", "shapes_lab", "faces", "quadratic"])
+@pytest.mark.parametrize(
+    "env", ["shapes", "shapes_lit", "shapes_lab", "shapes_studio", "faces", "faces_lit", "quadratic"]
+)
 def test_what_comes_with_hgenv_is_made_without_asking(env: str) -> None:
     assert is_ours(compose([f"env={env}"]).record)
 

@@ -36,18 +36,14 @@ def received(
     return result
 
 
-def solid_texture(
-    wave: Tensor, phase: Tensor, contrast: Tensor, point: Sequence[Tensor], amplitude: Tensor
-) -> Tensor:
+def solid_texture(wave: Tensor, phase: Tensor, contrast: Tensor, point: Sequence[Tensor], amplitude: Tensor) -> Tensor:
     """See `texture.solid_texture`; x and y are (P,)."""
     result = torch.zeros_like(point[2])
     _solid_texture(*_arrays(wave * _TURN, phase * _TURN, contrast, *point, amplitude, result))
     return result
 
 
-def expose(
-    light: Tensor, r2: Tensor, exposure: Tensor, vignetting: Tensor, contrast: Tensor, tone: Tensor
-) -> Tensor:
+def expose(light: Tensor, r2: Tensor, exposure: Tensor, vignetting: Tensor, contrast: Tensor, tone: Tensor) -> Tensor:
     """See `camera.expose`."""
     result = torch.empty_like(light)
     _expose(*_arrays(light, r2, exposure, vignetting, contrast, tone_slopes(tone), result))

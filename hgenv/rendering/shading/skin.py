@@ -4,7 +4,8 @@ What stands in for Blender's subsurface scattering is wrapped diffuse light, one
 "Real-time approximations to subsurface scattering", GPU Gems, chapter 16): light reaches round the terminator, red
 furthest,
 
-    direct_c = max(0, (n . l + w_c) / (1 + w_c)),    irradiance_c = intensity_c * (ambient + (1 - ambient) * direct_c * lit),
+    direct_c = max(0, (n . l + w_c) / (1 + w_c)),
+    irradiance_c = intensity_c * (ambient + (1 - ambient) * direct_c * lit),
 
 and `lit`, which surface renderers find, falls with the thickness that light has to pass. The image is a formula of
 colours, so that it is differentiable in them, and in the light's intensity.

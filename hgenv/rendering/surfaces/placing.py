@@ -46,7 +46,7 @@ def fit(vertices: Tensor) -> Tensor:
 def project(vertices: Tensor, distance: Tensor) -> Tensor:
     """Meshes (B, V, 3) as a camera sees them from `distance` (B,) before the origin, for parallel rays.
 
-    The plane z = 0 keeps its scale, z stays: (x, y, z) is seen where (s x, s y, z) stands, s = distance / (distance - z).
+    The plane z = 0 keeps its scale: (x, y, z) is seen where (s x, s y, z) stands, with s = distance / (distance - z).
     """
     d = distance.to(vertices.dtype)[:, None]
     scale = d / (d - vertices[..., 2])
