@@ -3,6 +3,7 @@
 import unittest
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionError, DenseSamples, Generator, Learner, Metric, Network, Picture, Samples
 from hgenv.datasets import load_heads, load_photos, standin_faces
+from hgenv.datasets.heads import Heads
 from hgenv.generators.faces import FaceGenerator
 from hgenv.generators.faces_lit import LitFaceGenerator
 from hgenv.generators.quadratic import QuadraticGenerator
@@ -59,7 +61,8 @@ class TestShapeGenerator(GeneratorConformance):
 
 class TestStudioGenerator(GeneratorConformance):
     difference = 1e-2  # one number of a map moves images by little more than single precision
-    scored = 200
+    components = 16
+    scored = 100
 
     def make(self) -> Generator:
         return StudioGenerator(AnalyticRenderer(24))
@@ -80,10 +83,10 @@ class Settings(LitFaceGenerator):
 
 
 class TestLitFaceGenerator(GeneratorConformance):
-    scored = 150
+    scored = 60
 
     def make(self) -> Generator:
-        return Settings(standin_faces.model(), size=24)
+        return Settings(standin_faces.model(), size=16)
 
 
 # --- Learners ---------------------------------------------------------------------------------------------------------
@@ -171,8 +174,13 @@ class TestFaceDepth(EnvironmentConformance):
         self.name = name
 
     def make(self) -> DataGenEnv:
-        kwargs = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 4}
+        kwargs = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 4, "data": heads()}
         return gymnasium.make(f"hgenv/{self.name}-v0", disable_env_checker=True, **kwargs).unwrapped
+
+
+@cache
+def heads() -> tuple[Heads, Heads]:
+    return load_heads("standin", size=32)
 
 
 class TestQuadratic(EnvironmentConformance):

@@ -37,8 +37,8 @@ def studio_blocks() -> list[Block]:
     return [
         block(
             "light_map", ROWS * COLUMNS, -1, 1, 0, "log",
-            f"logarithm of the light's intensity beside the initial one, {BRIGHTER:g} * value in bumps of 20 degrees; {ROWS} rows of "
-            f"{COLUMNS} {around}",
+            f"logarithm of the light's intensity beside the initial one, {BRIGHTER:g} * value in bumps of 20 degrees; "
+            f"{ROWS} rows of {COLUMNS} {around}",
         ),
         block("light_spread", 2, 0, 1, 0.3, "1", "the map's front turns to (x, y, 1/2): standard deviations of both"),
         block("texture", 1, 0, 1, 0.2, "1", "largest contrast of the albedo; a sample's own is uniform below it"),
