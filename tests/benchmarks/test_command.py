@@ -33,7 +33,7 @@ def test_what_there_is_not_is_answered_with_what_there_is(capsys):
     assert main(["compar"]) == 2
     assert "no command 'compar'; the commands are run, compare, report" in capsys.readouterr().err
     assert main(["environments", "shape"]) == 2
-    assert "no env=shape; there are faces, quadratic, shapes" in capsys.readouterr().err
+    assert "no env=shape; there are faces, faces_lit, quadratic, shapes" in capsys.readouterr().err
     assert main(["optimizers", "cma"]) == 2
     assert "no optimizer=cma; there are " in capsys.readouterr().err
 
