@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", Scene, Frame)
 
-# A frame in which fewer pixels than this share show the object teaches nothing: see `ShapeGenerator`.
+# A frame in which fewer pixels than this share show the object teaches nothing: see `Solids`.
 SMALLEST_SHARE = 0.005
 
 LOG_SPREAD = 0.1  # of the factor and of the exponent on the image

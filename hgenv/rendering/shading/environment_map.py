@@ -24,6 +24,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...device import own_modes
 from . import forward_alone
 
 ROWS, COLUMNS = 16, 32
@@ -57,6 +58,7 @@ class Basis:
 
 
 @cache
+@own_modes()  # it is kept, whatever surrounds the first call
 def basis(device: torch.device) -> Basis:
     """The one basis, on a device."""
     edge = torch.linspace(0, math.pi, ROWS + 1, dtype=torch.float64)
