@@ -91,20 +91,21 @@ class StudioGenerator(Solids):
         """See `Solids`."""
         plain = super().frame(betas, seeds)
         size, first = self.renderer.size, LIGHT_NUMBERS + grammar.numbers_needed(self.depth)
-        numbers = uniforms(seeds, first + WAVE_NUMBERS + size**2)
-        u = torch.cat([numbers[:, :LIGHT_NUMBERS], numbers[:, first : first + WAVE_NUMBERS]], 1)
-        grain = numbers[:, first + WAVE_NUMBERS :].float().contiguous().unflatten(1, (size, size))
         blocks = self.space.split(betas.to(seeds.device, torch.float64))
+        noisy = blocks["noise"].requires_grad or bool(blocks["noise"].any())  # the numbers for it are many
+        numbers = uniforms(seeds, first + WAVE_NUMBERS + noisy * size**2)
+        u = torch.cat([numbers[:, :LIGHT_NUMBERS], numbers[:, first : first + WAVE_NUMBERS]], 1)
+        grain = numbers[:, first + WAVE_NUMBERS :].float().contiguous().unflatten(1, (size, size)) if noisy else None
         return replace(plain, image=_photographs(blocks, u, grain, plain))
 
 
-def _photographs(b: dict[str, Tensor], u: Tensor, grain: Tensor, seen: Frame) -> Tensor:
+def _photographs(b: dict[str, Tensor], u: Tensor, grain: Tensor | None, seen: Frame) -> Tensor:
     """Images (B, 1, S, S) of what is seen in light from the samples' own directions.
 
     Args:
         b: Blocks of beta, (B, .) each.
         u: (B, LIGHT_NUMBERS + WAVE_NUMBERS) in (0, 1).
-        grain: (B, S, S) in (0, 1).
+        grain: (B, S, S) in (0, 1), for the noise; None if there is none.
         seen: White matter in that light.
     """
     z = normals(u[:, :4])
@@ -118,7 +119,7 @@ def _photographs(b: dict[str, Tensor], u: Tensor, grain: Tensor, seen: Frame) ->
         blur=b["blur"].float(),
         noise=b["noise"][:, 0].float(),
     )
-    return camera.photograph(radiance.unflatten(1, grain.shape[1:]), grain, seen.mask[:, 0])[:, None]
+    return camera.photograph(radiance.unflatten(1, seen.mask.shape[2:]), grain, seen.mask[:, 0])[:, None]
 
 
 def _own_direction(u: Tensor) -> Tensor:

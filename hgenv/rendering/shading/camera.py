@@ -38,12 +38,12 @@ class Camera:
     blur: Tensor
     noise: Tensor
 
-    def photograph(self, radiance: Tensor, grain: Tensor, mask: Tensor) -> Tensor:
+    def photograph(self, radiance: Tensor, grain: Tensor | None, mask: Tensor) -> Tensor:
         """Images of objects.
 
         Args:
             radiance: (B, S, S).
-            grain: (B, S, S) uniform random numbers in (0, 1), for the noise.
+            grain: (B, S, S) uniform random numbers in (0, 1), for the noise; None if there is none.
             mask: (B, S, S) 1 where the object is; what is around does not mix with it.
 
         Returns:
@@ -54,7 +54,8 @@ class Camera:
         r2 = (x * x + y * y).reshape(size, size)
         settings = (self.exposure, self.vignetting, self.contrast, self.tone)
         image = blurred(expose(radiance, r2, *settings), mask, self.blur)
-        image = image + _each(self.noise) * (NOISE_RANGE * (2 * grain - 1))
+        if grain is not None:
+            image = image + _each(self.noise) * (NOISE_RANGE * (2 * grain - 1))
         return image.clamp(0, 1) * mask
 
 
