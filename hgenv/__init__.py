@@ -1,8 +1,9 @@
 """hgenv: environments whose action tunes a generator of synthetic training data for a network.
 
-`import hgenv` registers `hgenv/ShapeNormals-v0`, `hgenv/ShapeNormalsLit-v0`, `hgenv/ShapePopulation-v0`,
-`hgenv/FaceDepth-v0` and `hgenv/Quadratic-v0` with Gymnasium. What is in this package is listed in `__init__.pyi`, and
-imported when it is first asked for: the import alone does not load torch.
+`import hgenv` registers `hgenv/ShapeNormals-v0`, `hgenv/ShapeNormalsLit-v0`, `hgenv/ShapeNormalsStudio-v0`,
+`hgenv/ShapePopulation-v0`, `hgenv/FaceDepth-v0`, `hgenv/FaceDepthLit-v0` and `hgenv/Quadratic-v0` with Gymnasium. What
+is in this package is listed in `__init__.pyi`, and imported when it is first asked for: the import alone does not load
+torch.
 """
 
 import lazy_loader

@@ -8,7 +8,9 @@ ENVIRONMENTS = {
     "hgenv/ShapeNormals-v0": "hgenv.environments.shape_normals:ShapeNormalsEnv",
     "hgenv/ShapeNormalsLit-v0": "hgenv.environments.shape_normals:ShapeNormalsLitEnv",
     "hgenv/ShapePopulation-v0": "hgenv.environments.shape_population:ShapePopulationEnv",
+    "hgenv/ShapeNormalsStudio-v0": "hgenv.environments.shape_normals:ShapeNormalsStudioEnv",
     "hgenv/FaceDepth-v0": "hgenv.environments.face_depth:FaceDepthEnv",
+    "hgenv/FaceDepthLit-v0": "hgenv.environments.face_depth:FaceDepthLitEnv",
     "hgenv/Quadratic-v0": "hgenv.environments.quadratic:QuadraticEnv",
 }
 

@@ -3,6 +3,7 @@
 import unittest
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import gymnasium
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionError, DenseSamples, Generator, Learner, Metric, Network, Picture, Samples
 from hgenv.datasets import load_heads, load_photos, standin_faces
+from hgenv.datasets.heads import Heads
 from hgenv.generators.faces import FaceGenerator
+from hgenv.generators.faces_lit import LitFaceGenerator
 from hgenv.generators.population import PopulationGenerator
 from hgenv.generators.quadratic import QuadraticGenerator
 from hgenv.generators.shapes import ShapeGenerator
+from hgenv.generators.studio import StudioGenerator
 from hgenv.learning import DenseLearner
 from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.rendering.csg import AnalyticRenderer
@@ -62,11 +66,36 @@ class TestPopulationGenerator(GeneratorConformance):
         return PopulationGenerator(AnalyticRenderer(32, shadows=False), members=4, lit=True)
 
 
+class TestStudioGenerator(GeneratorConformance):
+    difference = 1e-2  # one number of a map moves images by little more than single precision
+    components = 16
+    scored = 100
+
+    def make(self) -> Generator:
+        return StudioGenerator(AnalyticRenderer(24))
+
+
 class TestFaceGenerator(GeneratorConformance):
     scored = 200  # a face takes its time
 
     def make(self) -> Generator:
         return FaceGenerator(standin_faces.model(), size=32)
+
+
+class Settings(LitFaceGenerator):
+    """Its scores of light and camera alone: those of faces are `FaceGenerator`'s, which test_faces_lit.py says."""
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        score = super().log_prob_score(betas, seeds)
+        score[:, : FaceGenerator(self.model).space.dimension] = torch.nan
+        return score
+
+
+class TestLitFaceGenerator(GeneratorConformance):
+    scored = 60
+
+    def make(self) -> Generator:
+        return Settings(standin_faces.model(), size=16)
 
 
 # --- Learners ---------------------------------------------------------------------------------------------------------
@@ -144,13 +173,23 @@ class TestDepthLearner(LearnerConformance):
 # --- Environments -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["FaceDepth", "FaceDepthLit"], scope="class")
 class TestFaceDepth(EnvironmentConformance):
     difference = 3e-3
     tolerance = 5e-2
 
+    @pytest.fixture(autouse=True)
+    def choose(self, name: str) -> None:
+        self.name = name
+
     def make(self) -> DataGenEnv:
-        kwargs = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 4}
-        return gymnasium.make("hgenv/FaceDepth-v0", disable_env_checker=True, **kwargs).unwrapped
+        kwargs = {"network": Network(size=32), "unroll_steps": 2, "batch_size": 4, "data": heads()}
+        return gymnasium.make(f"hgenv/{self.name}-v0", disable_env_checker=True, **kwargs).unwrapped
+
+
+@cache
+def heads() -> tuple[Heads, Heads]:
+    return load_heads("standin", size=32)
 
 
 class TestQuadratic(EnvironmentConformance):
@@ -170,7 +209,9 @@ class TestLabels(EnvironmentConformance):
         return env
 
 
-@pytest.mark.parametrize("name", ["ShapeNormals", "ShapeNormalsLit", "ShapePopulation"], scope="class")
+@pytest.mark.parametrize(
+    "name", ["ShapeNormals", "ShapeNormalsLit", "ShapeNormalsStudio", "ShapePopulation"], scope="class"
+)
 class TestShapeNormals(EnvironmentConformance):
     difference = 1e-2
     tolerance = 5e-2

@@ -25,8 +25,10 @@ from hgenv.environments.quadratic import QuadraticEnv
 from hgenv.environments.shape_normals import ShapeNormalsEnv, ShapeNormalsLitEnv
 from hgenv.environments.shape_population import ShapePopulationEnv
 from hgenv.generators.faces import FaceGenerator
+from hgenv.generators.faces_lit import LitFaceGenerator
 from hgenv.generators.population import PopulationGenerator
 from hgenv.generators.shapes import ShapeGenerator
+from hgenv.generators.studio import StudioGenerator
 from hgenv.rendering.csg import AnalyticRenderer, Frame, Scene
 from hgenv.rendering.surfaces import Fragments, ZBuffer
 
@@ -284,7 +286,9 @@ def _generators() -> dict[str, Any]:
         "shapes, analytic": ShapeGenerator(AnalyticRenderer(SIZE), lit=True),
         "shapes, analytic, torch form": ShapeGenerator(TorchAnalytic(SIZE), lit=True),
         "shapes of a population": PopulationGenerator(AnalyticRenderer(SIZE), lit=True),
+        "shapes in a studio": StudioGenerator(AnalyticRenderer(SIZE)),
         "faces, z-buffer": FaceGenerator(small_model(), size=SIZE),
+        "faces, lit": LitFaceGenerator(small_model(), size=SIZE),
         "faces, z-buffer, torch form": FaceGenerator(small_model(), renderer=TorchZBuffer(triangles, SIZE)),
     }
     try:

@@ -1,4 +1,4 @@
-"""`hgenv/FaceDepth-v0`: the paper's third experiment (sections 5.3, A.4)."""
+"""`hgenv/FaceDepth-v0` and `hgenv/FaceDepthLit-v0`: the paper's third experiment (sections 5.3, A.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ..datasets import load_heads, load_model
 from ..datasets.heads import Heads
 from ..decision import DecisionSpace
 from ..env import DataGenEnv, Options
-from ..generators.faces import FaceGenerator, face_blocks
+from ..generators.faces import FaceGenerator
+from ..generators.faces_lit import LitFaceGenerator
 from ..learning.dense import DenseLearner, Network
 from ..learning.rules import SGD, Rule
 from ..problem import Generator
@@ -31,9 +32,9 @@ class FaceDepthEnv(DataGenEnv):
     ## Image
 
     One white directional light, from a direction uniform over the hemisphere before the face, on skin
-    (`hgenv.rendering.skin`); the face cut at 95 mm around the nose's tip, framed so that its bounding rectangle takes
-    0.9 of the frame; black background; orthographic. Depth is measured along the view from a plane 5 halves of the
-    frame's edge before the middle of the face, in such halves: relative errors depend on this.
+    (`hgenv.rendering.shading.skin`); the face cut at 95 mm around the nose's tip, framed so that its bounding rectangle
+    takes 0.9 of the frame; black background; orthographic. Depth is measured along the view from a plane 5 halves of
+    the frame's edge before the middle of the face, in such halves: relative errors depend on this.
 
     ## Observation
 
@@ -62,7 +63,7 @@ class FaceDepthEnv(DataGenEnv):
     | data | held-out faces: "standin", "scans" or "basel" (`hgenv.datasets.heads`), or a pair of your own | "standin" |
     | data_folder | the folder that contains `faces/` (scans), or of the Basel scans; None: HGENV_DATA | None |
     | shadows | whether faces shade themselves | True |
-    | generator | what beta configures; None: `FaceGenerator` of the model, at the network's size | None |
+    | generator | what beta configures; None: the default of the model, at the network's size | None |
     | network | the hourglass and the size of its images | `Network("small", "smooth", 64)` |
     | rule | how the network is trained | `SGD(0.02, 0.9, decay_steps=100)` |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
@@ -76,6 +77,8 @@ class FaceDepthEnv(DataGenEnv):
 
     * v0: initial version.
     """
+
+    faces: type[FaceGenerator] = FaceGenerator
 
     def __init__(
         self,
@@ -93,11 +96,38 @@ class FaceDepthEnv(DataGenEnv):
         validation, test = load_heads(data, data_folder, network.size) if isinstance(data, str) else data
         network.check(validation, test)
         if generator is None:
-            faces = load_model(model, model_path, data_folder)
-            generator = FaceGenerator(faces, size=network.size, shadows=shadows)
+            loaded = load_model(model, model_path, data_folder)
+            generator = self.faces(loaded, size=network.size, shadows=shadows)
         super().__init__(generator, DenseLearner(DepthTask(), network), validation, test, rule=rule, **options)
 
 
+class FaceDepthLitEnv(FaceDepthEnv):
+    """`FaceDepth-v0` with the light and the camera in beta, too.
+
+    ## Decision vector (d = 219)
+
+    {table}
+
+    The first 204 components are those of `FaceDepth-v0`. At the initial values of the others the light is the same, and
+    the camera far away and nearly still.
+
+    ## Image
+
+    One directional light on skin (`hgenv.rendering.shading.skin`); the face cut at 95 mm around the nose's tip; black
+    background. The face's bounding rectangle takes 0.9 * 2**zoom of the frame as seen from far away; perspective
+    narrows it. Depth is measured along the view from a plane 5 halves of the frame's edge before the middle of the
+    face, in such halves: relative errors depend on this.
+
+    """
+
+    faces = LitFaceGenerator
+
+
 if FaceDepthEnv.__doc__:  # python -OO has none
-    table = DecisionSpace(face_blocks()).table().replace("\n", "\n    ")
-    FaceDepthEnv.__doc__ = FaceDepthEnv.__doc__.replace("{table}", table)
+    for cls in (FaceDepthEnv, FaceDepthLitEnv):
+        table = DecisionSpace(cls.faces.blocks()).table().replace("\n", "\n    ")
+        cls.__doc__ = str(cls.__doc__).replace("{table}", table)
+    # From the observation on, both are alike.
+    FaceDepthLitEnv.__doc__ = (
+        str(FaceDepthLitEnv.__doc__) + FaceDepthEnv.__doc__[FaceDepthEnv.__doc__.index("## Observation") :]
+    )

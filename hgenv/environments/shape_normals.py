@@ -1,4 +1,4 @@
-"""`hgenv/ShapeNormals-v0` and `hgenv/ShapeNormalsLit-v0`: the paper's first experiment (sections 5.1, A.2)."""
+"""`hgenv/ShapeNormals-v0`, `ShapeNormalsLit-v0`, `ShapeNormalsStudio-v0`: the paper's first experiment (5.1, A.2)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ..datasets import load_photos
 from ..datasets.photos import Photos
 from ..env import DataGenEnv, Options
 from ..generators.shapes import ShapeGenerator
+from ..generators.studio import StudioGenerator
 from ..learning.dense import DenseLearner, Network
 from ..learning.rules import SGD, Rule
 from ..problem import Generator
-from ..rendering.csg import AnalyticRenderer, Renderer
+from ..rendering.csg import AnalyticRenderer
 from ..tasks.normals import NormalsTask
 
 
@@ -66,7 +67,10 @@ class ShapeNormalsEnv(DataGenEnv):
     * v0: initial version.
     """
 
-    lit = False
+    @staticmethod
+    def default_generator(size: int) -> Generator:
+        """What beta configures if nobody says otherwise, with images of `size` pixels."""
+        return ShapeGenerator(AnalyticRenderer(size))
 
     def __init__(
         self,
@@ -82,16 +86,13 @@ class ShapeNormalsEnv(DataGenEnv):
         validation, test = load_photos(data, data_folder, input, network.size) if isinstance(data, str) else data
         network.check(validation, test)
         super().__init__(
-            generator or self._default_generator(AnalyticRenderer(network.size)),
+            generator or self.default_generator(network.size),
             DenseLearner(NormalsTask(), network),
             validation,
             test,
             rule=rule,
             **options,
         )
-
-    def _default_generator(self, renderer: Renderer) -> Generator:
-        return ShapeGenerator(renderer, lit=self.lit)
 
 
 class ShapeNormalsLitEnv(ShapeNormalsEnv):
@@ -106,13 +107,38 @@ class ShapeNormalsLitEnv(ShapeNormalsEnv):
 
     """
 
-    lit = True
+    @staticmethod
+    def default_generator(size: int) -> Generator:
+        """See `ShapeNormalsEnv`."""
+        return ShapeGenerator(AnalyticRenderer(size), lit=True)
 
 
-if ShapeNormalsEnv.__doc__ and ShapeNormalsLitEnv.__doc__:  # python -OO has none
-    for cls in (ShapeNormalsEnv, ShapeNormalsLitEnv):
-        cls.__doc__ = str(cls.__doc__).replace(
-            "{table}", ShapeGenerator(lit=cls.lit).space.table().replace("\n", "\n    ")
-        )
-    # From the observation on, both are alike.
-    ShapeNormalsLitEnv.__doc__ += ShapeNormalsEnv.__doc__[ShapeNormalsEnv.__doc__.index("## Observation") :]
+class ShapeNormalsStudioEnv(ShapeNormalsEnv):
+    """`ShapeNormals-v0` in an environment map, before a camera of many settings.
+
+    ## Decision vector (d = {d})
+
+    {table}
+
+    The first 29 components are those of `ShapeNormals-v0`; autograd gives the exact derivative in all others. The light
+    is a map of all directions around the object. Its initial value looks like that of `ShapeNormalsLit-v0`: one lamp at
+    the camera, and 0.2 of the light from everywhere. Each sample has the map turned by a random angle, and shadows of
+    one direction of its own (`hgenv.generators.StudioGenerator`). The camera meters the light, so that the image does
+    not depend on how strong all of it is.
+
+    """
+
+    @staticmethod
+    def default_generator(size: int) -> Generator:
+        """See `ShapeNormalsEnv`."""
+        return StudioGenerator(AnalyticRenderer(size))
+
+
+if ShapeNormalsEnv.__doc__:  # python -OO has none
+    for cls in (ShapeNormalsEnv, ShapeNormalsLitEnv, ShapeNormalsStudioEnv):
+        space = cls.default_generator(64).space
+        table = space.table().replace("\n", "\n    ")
+        cls.__doc__ = str(cls.__doc__).replace("{d}", str(space.dimension)).replace("{table}", table)
+    # From the observation on, all are alike.
+    for cls in (ShapeNormalsLitEnv, ShapeNormalsStudioEnv):
+        cls.__doc__ = str(cls.__doc__) + ShapeNormalsEnv.__doc__[ShapeNormalsEnv.__doc__.index("## Observation") :]

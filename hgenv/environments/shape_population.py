@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..generators.population import PopulationGenerator
 from ..problem import Generator
-from ..rendering.csg import Renderer
+from ..rendering.csg.analytic import AnalyticRenderer
 from .shape_normals import ShapeNormalsEnv
 
 
@@ -22,8 +22,10 @@ class ShapePopulationEnv(ShapeNormalsEnv):
 
     """
 
-    def _default_generator(self, renderer: Renderer) -> Generator:
-        return PopulationGenerator(renderer)
+    @staticmethod
+    def default_generator(size: int) -> Generator:
+        """See `ShapeNormalsEnv`."""
+        return PopulationGenerator(AnalyticRenderer(size))
 
 
 if ShapePopulationEnv.__doc__ and ShapeNormalsEnv.__doc__:  # python -OO has none

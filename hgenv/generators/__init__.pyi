@@ -1,15 +1,20 @@
-from .distributions import component, gaussian_mixture, von_mises, von_mises_mixture
+from .distributions import cardioid, component, gaussian_mixture, von_mises, von_mises_mixture
 from .faces import FaceGenerator
+from .faces_lit import LitFaceGenerator
 from .population import PopulationGenerator
 from .quadratic import QuadraticGenerator
 from .random import hash_integers, normals, uniforms
 from .shapes import ShapeGenerator
+from .studio import StudioGenerator
 
 __all__ = [
     "FaceGenerator",
+    "LitFaceGenerator",
     "PopulationGenerator",
     "QuadraticGenerator",
     "ShapeGenerator",
+    "StudioGenerator",
+    "cardioid",
     "component",
     "gaussian_mixture",
     "hash_integers",

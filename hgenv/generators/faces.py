@@ -17,7 +17,7 @@ from ..samples import DenseSamples
 from . import scores
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
-from .random import uniforms
+from .random import directions, uniforms
 
 if TYPE_CHECKING:
     import trimesh
@@ -87,7 +87,7 @@ class FaceGenerator:
     ) -> None:
         self.model = model
         parts = tensors(model)
-        self.space = DecisionSpace(face_blocks())
+        self.space = DecisionSpace(self.blocks())
         self.renderer = ZBuffer(parts["triangles"], size, shadows) if renderer is None else renderer
         self._counts = tuple(len(parts[name]) for name in ("identity", "expression", "texture"))
         modes = torch.cat([parts["identity"], parts["expression"]])
@@ -102,12 +102,22 @@ class FaceGenerator:
         self.space.check_rows(betas, seeds)
         drawn = self.draw(betas, seeds)
         with torch.no_grad():
-            vertices = fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))
-            seen = self.renderer(vertices, drawn["light"])
+            seen = self.renderer(self.place(drawn), drawn["light"])
+        return depth_samples(self.shade(drawn, seen), seen, self.renderer.size)
+
+    @staticmethod
+    def blocks() -> list[Block]:
+        """The blocks of beta."""
+        return face_blocks()
+
+    def place(self, drawn: dict[str, Tensor]) -> Tensor:
+        """Faces that have been drawn as they stand before the camera, (B, V, 3) view coordinates."""
+        return fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))
+
+    def shade(self, drawn: dict[str, Tensor], seen: Fragments) -> Tensor:
+        """The image (B, 3, P) of what is seen of them."""
         colour = self._colours(drawn["texture"], seen)
-        light = drawn["light"].to(colour.dtype)
-        image = shade_skin(colour, seen.normal, light, seen.lit, seen.mask)
-        return depth_samples(image, seen, self.renderer.size)
+        return shade_skin(colour, seen.normal, drawn["light"].to(colour.dtype), seen.lit, seen.mask)
 
     def resized(self, size: int) -> Self:
         """The same generator with images of another size in pixels, of the same faces."""
@@ -127,8 +137,7 @@ class FaceGenerator:
         """
         import trimesh  # late: it takes a moment
 
-        drawn = self.draw(beta[None], torch.tensor([seed]))
-        vertices = fit(turn(self.vertices(drawn["shape"].detach()), drawn["rotation"]))
+        vertices = self.place(self.draw(beta[None], torch.tensor([seed])))
         return trimesh.Trimesh(vertices[0].numpy(), self.model.triangles, process=False)
 
     def draw(self, betas: Tensor, seeds: Tensor) -> dict[str, Tensor]:
@@ -156,21 +165,22 @@ class FaceGenerator:
             CONCENTRATION * 10 ** fixed["pose_concentration"].unflatten(1, (COMPONENTS, 3)),
         )
         turned = rotation(angles)
-        height, around = light[:, 0], 2 * math.pi * light[:, 1]
-        flat = (1 - height**2).sqrt()
-        before = torch.stack([flat * around.cos(), flat * around.sin(), height], -1)
         return {
             "shape": torch.cat(coefficients[:2], 1).clamp(-LIMIT, LIMIT),
             "texture": torch.minimum(torch.maximum(coefficients[2], -limit), limit),
             "rotation": turned,
-            "light": product(turned, before),
+            "light": product(turned, self.light(fixed, light)),
         }
+
+    def light(self, blocks: dict[str, Tensor], u: Tensor) -> Tensor:
+        """Unit vectors (B, 3) toward the light as the face sees it, from two numbers (B, 2) in (0, 1)."""
+        return directions(u[:, 0], u[:, 1])
 
     def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
         """See `hgenv.Generator`. The densities are those of the mixtures, whichever component a face came from."""
         self.space.check_rows(betas, seeds)
         b = self.space.split(betas.detach().to(seeds.device, torch.float64))
-        _, face, pose, _ = self._numbers(seeds)
+        light, face, pose, _ = self._numbers(seeds)
 
         def together(what: str) -> Tensor:
             return torch.cat([b[f"{name}_{what}"].unflatten(1, (COMPONENTS, MODES)) for name in KINDS], 2)
@@ -188,7 +198,12 @@ class FaceGenerator:
         )
         score |= {"pose_weight": weights, "pose_mean": mean.flatten(1)}
         score["pose_concentration"] = (by_concentration * concentration * math.log(10)).flatten(1)
+        score |= self.look_score(b, light, seeds)
         return torch.cat([score[block.name] for block in self.space.blocks], 1)
+
+    def look_score(self, blocks: dict[str, Tensor], light: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """The same of blocks beyond those of faces and poses, by block; `light` as for the method of this name."""
+        return {}
 
     def _numbers(self, seeds: Tensor) -> tuple[Tensor, ...]:
         """Each sample's random numbers: of light, face, pose, and of coefficients outside beta."""

@@ -44,7 +44,7 @@ from ..rendering.csg.scene import (
 )
 from . import grammar
 from .grammar.reference import fitted, rotations
-from .shapes import CSGGenerator
+from .shapes import CSGGenerator, OneLight
 
 NO, YES = 0.25, 0.75  # what presence and operation are when they are set: far from 0.5, and from their bounds
 WIDTHS = {"presence": 1, "operation": 1, "kind": 1, "rotation": 3, "translation": 3, "scale": 3, "taper": 1}
@@ -274,8 +274,8 @@ class PopulationGenerator(CSGGenerator):
         renderer: See `CSGGenerator`.
         members: The attribute.
         depth: The attribute.
-        lit: See `CSGGenerator`.
-        light: See `CSGGenerator`.
+        lit: See `OneLight`.
+        light: See `OneLight`.
 
     Raises:
         ValueError: A number, a depth, a name or a value in `light` that is out of range.
@@ -296,7 +296,7 @@ class PopulationGenerator(CSGGenerator):
             raise ValueError(
                 f"members must be between 1 and {MOST >> depth} at depth {depth} ({MOST} primitives), not {members}"
             )
-        super().__init__(population_blocks(members, depth), NUMBERS, renderer, lit, light)
+        super().__init__(population_blocks(members, depth), NUMBERS, renderer, OneLight(lit, light))
         self.members, self.depth = members, depth
 
     def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:

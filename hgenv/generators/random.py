@@ -6,6 +6,8 @@ samples can be drawn again alone, and a CPU and a GPU draw the same bits.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,3 +48,13 @@ def uniforms(seeds: Tensor, count: int) -> Tensor:
 def normals(uniform: Tensor) -> Tensor:
     """Standard normal numbers by inverse transform of uniform ones, any shape."""
     return torch.special.ndtri(uniform)
+
+
+def directions(height: Tensor, turn: Tensor) -> Tensor:
+    """Unit vectors (..., 3) of z = `height` (...), `turn` (...) turns about z from x on.
+
+    They are uniform on the sphere if height is uniform in -1..1 and turn in 0..1 (Archimedes).
+    """
+    around = 2 * math.pi * turn
+    flat = (1 - height**2).sqrt()
+    return torch.stack([flat * around.cos(), flat * around.sin(), height], -1)

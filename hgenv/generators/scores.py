@@ -44,6 +44,13 @@ def von_mises(angle: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
     return k * angle.sin(), angle.cos() - torch.special.i1e(k) / torch.special.i0e(k)
 
 
+def cardioid(turn: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `distributions.cardioid`, by x and by y."""
+    cosine, sine = (2 * torch.pi * turn).cos(), (2 * torch.pi * turn).sin()
+    density = 1 + x * cosine + y * sine
+    return cosine / density, sine / density
+
+
 def of_gaussian_mixture(
     uniform: Tensor, weights: Tensor, mean: Tensor, spread: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,46 +50,79 @@ def render_blocks() -> list[Block]:
     ]
 
 
-class CSGGenerator(ABC):
-    """What all generators of CSG objects have in common: their light, their frames, their meshes.
-
-    A sample that shows less than `SMALLEST_SHARE` of its frame (about 0.3 % of the grammar's: differences that leave
-    nothing, or needles) is rendered again with all its differences made unions; what still shows less cannot be
-    rendered.
+class Look(Protocol):
+    """How objects are lit and photographed.
 
     Attributes:
-        space: The blocks of the objects, and the render block if `lit`.
-        pathwise: The render block's names where beta holds it: given normals and shadows, shading is a formula.
-        renderer: Any `Renderer`.
-        lit: Whether beta holds the render block. Otherwise light, texture and exposure follow that block's initial
-            values.
+        blocks: Those of beta.
+        pathwise: Names of those that autograd goes through.
+    """
+
+    blocks: Sequence[Block]
+    pathwise: tuple[str, ...]
+
+    def fields(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """What a `Scene` has besides geometry, from blocks of betas and numbers (B, `LIGHT_NUMBERS`) in (0, 1)."""
+        ...
+
+    def scores(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """d log p / d beta of what the look draws, by block; a block that is not there has none."""
+        ...
+
+
+class OneLight:
+    """A light from one direction, a solid texture, and a plain camera; see `Look`.
 
     Args:
-        blocks: Those of the objects.
-        numbers: Random numbers that a sample needs for its object.
-        renderer: The attribute; by default an `AnalyticRenderer` of 64 pixels.
-        lit: The attribute.
+        lit: Whether beta holds the render block. Otherwise light, texture and exposure follow its initial values.
         light: Initial values of the render block, by name, in place of its own: one number, or one a component.
 
     Raises:
         ValueError: A name or a value in `light` that is out of range.
     """
 
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        numbers: int,
-        renderer: Renderer | None,
-        lit: bool,
-        light: Mapping[str, float | Sequence[float]] | None,
-    ) -> None:
-        looks = _with_initial(render_blocks(), light or {})
-        self.renderer = renderer if renderer is not None else AnalyticRenderer()
+    def __init__(self, lit: bool, light: Mapping[str, float | Sequence[float]] | None) -> None:
+        every = _with_initial(render_blocks(), light or {})
         self.lit = lit
-        self.pathwise: tuple[str, ...] = tuple(b.name for b in looks) if lit else ()
-        self._light = DecisionSpace(looks)
-        self._numbers = numbers
-        self.space = DecisionSpace([*blocks, *looks] if lit else blocks)
+        self.blocks: Sequence[Block] = every if lit else ()
+        self.pathwise = tuple(b.name for b in self.blocks)  # given normals and shadows, shading is a formula
+        self._space = DecisionSpace(every)
+
+    def fields(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """See `Look`."""
+        return _light(blocks if self.lit else self._space.split(self._space.initial.to(u.device)[None]), u)
+
+    def scores(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
+        """See `Look`."""
+        return _light_score(blocks, u) if self.lit else {}
+
+
+class CSGGenerator(ABC):
+    """What all generators of CSG objects have in common: their frames, their meshes. Objects and look are composed.
+
+    A sample that shows less than `SMALLEST_SHARE` of its frame (about 0.3 % of the grammar's: differences that leave
+    nothing, or needles) is rendered again with all its differences made unions; what still shows less cannot be
+    rendered.
+
+    Attributes:
+        space: The blocks of the objects, then those of the look.
+        pathwise: The look's blocks that autograd goes through.
+        renderer: Any `Renderer`.
+        look: How the objects are lit and photographed.
+
+    Args:
+        blocks: Those of the objects.
+        numbers: Random numbers that a sample needs for its object.
+        renderer: The attribute; by default an `AnalyticRenderer` of 64 pixels.
+        look: The attribute.
+    """
+
+    def __init__(self, blocks: Sequence[Block], numbers: int, renderer: Renderer | None, look: Look) -> None:
+        self.renderer = renderer if renderer is not None else AnalyticRenderer()
+        self.look = look
+        self.pathwise = look.pathwise
+        self.numbers = LIGHT_NUMBERS + numbers
+        self.space = DecisionSpace([*blocks, *look.blocks])
 
     @abstractmethod
     def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
@@ -162,27 +195,60 @@ class CSGGenerator(ABC):
         blocks, numbers = self._drawn_from(betas, seeds)
         with torch.no_grad():  # autograd sees the render block alone: what moves silhouettes has no derivative here
             shape = self._shapes(blocks, numbers[:, LIGHT_NUMBERS:])
-        look = blocks if self.lit else self._light.split(self._light.initial.to(seeds.device)[None])
-        return Scene(**_geometry(shape), **_light(look, numbers[:, :LIGHT_NUMBERS])), shape
+        return Scene(**_geometry(shape), **self.look.fields(blocks, numbers[:, :LIGHT_NUMBERS])), shape
 
     def _drawn_from(self, betas: Tensor, seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The blocks of beta, and each sample's random numbers: those of its light, then those of its shape."""
         blocks = self.space.split(betas.to(seeds.device, torch.float64))
-        return blocks, uniforms(seeds, LIGHT_NUMBERS + self._numbers)
+        return blocks, uniforms(seeds, self.numbers)
 
 
-class ShapeGenerator(CSGGenerator):
-    """f(beta, r): an image of a random CSG object, its normals and its mask. The objects follow the paper's grammar.
+class GrammarGenerator(CSGGenerator):
+    """Generators whose objects follow the paper's grammar.
 
     Attributes:
-        space: 29 components, or 37 with the render block.
         depth: Levels of the grammar's tree; 2**depth primitives at most.
 
     Args:
         renderer: See `CSGGenerator`.
         depth: The attribute.
-        lit: See `CSGGenerator`.
-        light: See `CSGGenerator`.
+        look: See `CSGGenerator`.
+
+    Raises:
+        ValueError: A depth that is out of range.
+    """
+
+    def __init__(self, renderer: Renderer | None, depth: int, look: Look) -> None:
+        if not 0 <= depth <= 5:
+            raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
+        super().__init__(grammar.shape_blocks(), grammar.numbers_needed(depth), renderer, look)
+        self.depth = depth
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
+        self.space.check_rows(betas, seeds)
+        blocks, numbers = self._drawn_from(betas.detach(), seeds)
+        score = {name: torch.full_like(values, torch.nan) for name, values in blocks.items()}
+        score |= grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
+        score |= self.look.scores(blocks, numbers[:, :LIGHT_NUMBERS])
+        return torch.cat([score[b.name] for b in self.space.blocks], 1)
+
+    def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
+        return grammar.shapes(blocks, uniform, self.depth)
+
+
+class ShapeGenerator(GrammarGenerator):
+    """f(beta, r): an image of a random CSG object in one light, its normals and its mask.
+
+    Attributes:
+        space: 29 components, or 37 with the render block.
+        look: `OneLight`.
+
+    Args:
+        renderer: See `CSGGenerator`.
+        depth: See `GrammarGenerator`.
+        lit: See `OneLight`.
+        light: See `OneLight`.
 
     Raises:
         ValueError: A depth, a name or a value in `light` that is out of range.
@@ -196,22 +262,7 @@ class ShapeGenerator(CSGGenerator):
         lit: bool = False,
         light: Mapping[str, float | Sequence[float]] | None = None,
     ) -> None:
-        if not 0 <= depth <= 5:
-            raise ValueError(f"depth must be between 0 and 5 (at most 32 primitives), not {depth}")
-        super().__init__(grammar.shape_blocks(), grammar.numbers_needed(depth), renderer, lit, light)
-        self.depth = depth
-
-    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
-        """See `hgenv.Generator`: NaN where a component is no draw's parameter, or moves where draws can be at all."""
-        self.space.check_rows(betas, seeds)
-        blocks, numbers = self._drawn_from(betas.detach(), seeds)
-        score = grammar.log_prob_score(blocks, numbers[:, LIGHT_NUMBERS:], self.depth)
-        if self.lit:
-            score |= _light_score(blocks, numbers[:, :LIGHT_NUMBERS])
-        return torch.cat([score[b.name] for b in self.space.blocks], 1)
-
-    def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
-        return grammar.shapes(blocks, uniform, self.depth)
+        super().__init__(renderer, depth, OneLight(lit, light))
 
 
 def _with_initial(blocks: list[Block], values: Mapping[str, float | Sequence[float]]) -> list[Block]:

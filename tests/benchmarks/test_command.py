@@ -35,7 +35,7 @@ def test_what_there_is_not_is_answered_with_what_there_is(capsys):
     assert main(["compar"]) == 2
     assert "no command 'compar'; the commands are run, compare, report" in capsys.readouterr().err
     assert main(["environments", "shape"]) == 2
-    assert "no env=shape; there are faces, quadratic, shape_population, shapes" in capsys.readouterr().err
+    assert "no env=shape; there are faces, faces_lit, quadratic, shape_population, shapes" in capsys.readouterr().err
     assert main(["optimizers", "cma"]) == 2
     assert "no optimizer=cma; there are " in capsys.readouterr().err
 
@@ -80,8 +80,8 @@ def test_runs_and_reports_go_through_it(tmp_path):
         ("run workers=2", "workers is no setting of a run; hgenv compare takes it"),
         ("run budget.amnt=3", r"budget has no setting 'amnt'; it has amount, unit; did you mean amount\?"),
         ("run seed.x=3", "no setting 'seed.x': seed is a value"),
-        ("run optimizer=hybrid", r"no optimizer=hybrid; there are .*, shape_evolution; did you mean hybrid_gradient\?"),
-        ("run env=quadratc", r"no env=quadratc; there are faces, .*, shapes_lit; did you mean quadratic\?"),
+        ("run optimizer=hybrid", r"no optimizer=hybrid; there are .*, tbpsa; did you mean hybrid_gradient\?"),
+        ("run env=quadratc", r"no env=quadratc; there are faces, .*, shapes_studio; did you mean quadratic\?"),
         ("run seed=0,1", r"seed=0,1 has several values: hgenv compare takes them \(or hgenv run --multirun\)"),
         ("run env.batch_size=1,2", r"env.batch_size=1,2 has several values"),
         ("run seed", "'seed' is no setting; settings are written seed=<value>"),

@@ -50,7 +50,7 @@ def check(settings: config.Settings) -> None:
 @pytest.mark.parametrize("renderer", choices("renderer"))
 def test_environments_compose(env, network, renderer):
     parts = {"network": network, "renderer": renderer}
-    own = {"quadratic": (), "faces": ("network",)}.get(env, parts)
+    own = {"quadratic": (), "faces": ("network",), "faces_lit": ("network",)}.get(env, parts)
     settings = compose([f"env={env}", *(f"{part}={parts[part]}" for part in own)])
     check(settings)
     assert settings.identity["env"]["label"] == env

@@ -12,7 +12,10 @@ from hgenv.benchmarks.defaults import SettingError
 from hgenv.benchmarks.run import run
 
 
-@pytest.mark.parametrize("env", ["shapes", "shapes_lit", "shapes_lab", "shape_population", "faces", "quadratic"])
+@pytest.mark.parametrize(
+    "env",
+    ["shapes", "shapes_lit", "shapes_lab", "shapes_studio", "shape_population", "faces", "faces_lit", "quadratic"],
+)
 def test_what_comes_with_hgenv_is_made_without_asking(env: str) -> None:
     assert is_ours(compose([f"env={env}"]).record)
 

@@ -31,6 +31,11 @@ from numba.extending import intrinsic
 
 from ...jit import njit
 from ...problem import RenderError
+from ..elementary import cos_turns as _cos_turns
+from ..elementary import exp2 as _exp2
+from ..elementary import log2 as _log2
+from ..elementary import sqrt as _sqrt
+from ..elementary import where as _where
 from .scene import CONE, CUBE, DIFFERENCE, EMPTY, SHADOW_OFFSET, SPHERE, TETRAHEDRON_CORNERS, Frame, Scene
 
 LARGEST = 32  # leaf slots: one bit each
@@ -66,14 +71,8 @@ _ADDS, _RELEVANT, _ASSUMED, _UNIONS, _MINUSES, _LEFTS, _RIGHTS, _COUNTS = range(
 _ZERO, _ONE, _TWO, _HALF, _QUARTER = (np.float32(x) for x in (0, 1, 2, 0.5, 0.25))
 _INFINITY = np.float32(math.inf)
 _TINY = np.float32(1e-20)
-_ROUNDER = np.float32(1.5 * 2**23)  # added and taken away, it leaves the nearest integer
-_LIMIT = np.float32(126)
 _LOG2E = np.float32(1 / math.log(2))
 _DARKEST = np.float32(1e-4)
-_SQRT_HALF_BITS = 0x3F3504F3
-_EXP2 = tuple(np.float32(math.log(2) ** n / math.factorial(n)) for n in range(8))
-_SINE = tuple(np.float32((-1) ** n * (2 * math.pi) ** (2 * n + 1) / math.factorial(2 * n + 1)) for n in range(6))
-_LOG2 = tuple(np.float32(2 / math.log(2) / (2 * n + 1)) for n in range(5))
 _CORNERS = np.array(TETRAHEDRON_CORNERS)
 _OFFSET = np.float32(SHADOW_OFFSET)
 
@@ -125,92 +124,6 @@ def render(scene: Scene, size: int, shadows: bool, threads: int | None = None) -
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(chunk, firsts))
     return Frame(image, normal, depth, mask)
-
-
-# --- Elementary functions of single precision that the compiler can vectorize -----------------------------------------
-
-
-@intrinsic
-def _bits_of(_: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _from_bits(_: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _sqrt(_: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, _: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.sqrt", [context.get_value_type(types.float32)])
-        return builder.call(function, args)
-
-    return types.float32(types.float32), generate
-
-
-@intrinsic
-def _where(_: Any, condition: Any, x: Any, y: Any) -> Any:
-    """X where the condition holds, else y: both are evaluated, so that loops stay free of branches."""
-
-    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        return builder.select(*args)
-
-    return x(types.boolean, x, x), generate
-
-
-@_compiled
-def _exp2(x):
-    """2**x, for |x| <= 126."""
-    x = min(max(x, -_LIMIT), _LIMIT)
-    whole = (x + _ROUNDER) - _ROUNDER
-    f = x - whole
-    p = _EXP2[7]
-    p = p * f + _EXP2[6]
-    p = p * f + _EXP2[5]
-    p = p * f + _EXP2[4]
-    p = p * f + _EXP2[3]
-    p = p * f + _EXP2[2]
-    p = p * f + _EXP2[1]
-    p = p * f + _EXP2[0]
-    return p * _from_bits(np.int32((np.int32(whole) + 127) << 23))
-
-
-@_compiled
-def _log2(x):
-    """Logarithm of a positive normal number; 0 at 1 exactly."""
-    bits = _bits_of(x)
-    exponent = np.int32(np.int32(bits - _SQRT_HALF_BITS) >> 23)
-    f = _from_bits(np.int32(bits - (exponent << 23))) - _ONE
-    s = f / (_TWO + f)
-    z = s * s
-    p = _LOG2[4]
-    p = p * z + _LOG2[3]
-    p = p * z + _LOG2[2]
-    p = p * z + _LOG2[1]
-    p = p * z + _LOG2[0]
-    return np.float32(exponent) + p * s
-
-
-@_compiled
-def _cos_turns(x):
-    """cos(2 pi x), for |x| < 2**22."""
-    y = x - ((x + _ROUNDER) - _ROUNDER)
-    y = _QUARTER - abs(y)
-    z = y * y
-    p = _SINE[5]
-    p = p * z + _SINE[4]
-    p = p * z + _SINE[3]
-    p = p * z + _SINE[2]
-    p = p * z + _SINE[1]
-    p = p * z + _SINE[0]
-    return p * y
 
 
 # --- An object: coefficients of its leaves, its tree ------------------------------------------------------------------

@@ -8,10 +8,13 @@ wherever the silhouette and the shadow edges stay where they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from . import forward_alone
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,33 @@ def shade(look: Look, normal: Tensor, point: Tensor, lit: Tensor, mask: Tensor) 
     cosine = sum(look.light[:, i, None] * normal[:, i] for i in range(3))
     ambient = look.ambient[:, None]
     irradiance = ambient + (1 - ambient) * torch.as_tensor(cosine).clamp(min=0) * lit
-    # Solid texture: a sum of plane waves, squashed, so that albedo lies in [exp(-2 texture), 1].
-    waves = torch.zeros_like(mask)
-    for w in range(look.wave.shape[1]):
-        angle = look.phase[:, w, None] + sum(look.wave[:, w, i, None] * point[:, i] for i in range(3))
-        waves = waves + torch.cos(torch.as_tensor(angle))
-    albedo = torch.exp(look.texture[:, None] * (torch.tanh(waves) - 1))
+    albedo = solid_texture(look.wave, look.phase, look.texture, point.unbind(1))
     radiance = (look.exposure[:, None] * albedo * irradiance).clamp(1e-4, 1)
     return radiance ** look.contrast[:, None] * mask
+
+
+def solid_texture(
+    wave: Tensor, phase: Tensor, contrast: Tensor, point: Sequence[Tensor], amplitude: Tensor | None = None
+) -> Tensor:
+    """Albedo in [exp(-2 contrast), 1]: a sum of plane waves, squashed.
+
+    Args:
+        wave: (B, W, 3) wave vectors, radians per view unit.
+        phase: (B, W) radians.
+        contrast: (B,).
+        point: x, y and z in view coordinates, each (B, P); x and y may be (P,).
+        amplitude: (B, W) of the waves; by default 1.
+
+    Returns:
+        (B, P).
+    """
+    if amplitude is not None and forward_alone(wave, phase, contrast, *point, amplitude):
+        from . import compiled  # late: loading or compiling the kernels takes a moment
+
+        return compiled.solid_texture(wave, phase, contrast, point, amplitude)
+    waves = torch.zeros_like(point[2])
+    for w in range(wave.shape[1]):
+        angle = phase[:, w, None] + sum(wave[:, w, i, None] * point[i] for i in range(3))
+        crest = torch.cos(torch.as_tensor(angle))
+        waves = waves + (crest if amplitude is None else amplitude[:, w, None] * crest)
+    return torch.exp(contrast[:, None] * (torch.tanh(waves) - 1))

@@ -14,7 +14,7 @@ oracle of both.
 """
 
 from .fragments import Fragments, SurfaceRenderer
-from .placing import CAMERA, depth_samples, fit, product, rotation, turn
+from .placing import CAMERA, depth_samples, fit, product, project, rotation, turn, unproject_normals
 from .zbuffer import ZBuffer
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "depth_samples",
     "fit",
     "product",
+    "project",
     "rotation",
     "turn",
+    "unproject_normals",
 ]

@@ -43,6 +43,29 @@ def fit(vertices: Tensor) -> Tensor:
     return (vertices - (low + high) / 2) * (2 * FIT / edge)
 
 
+def project(vertices: Tensor, distance: Tensor) -> Tensor:
+    """Meshes (B, V, 3) as a camera sees them from `distance` (B,) before the origin, for parallel rays.
+
+    The plane z = 0 keeps its scale: (x, y, z) is seen where (s x, s y, z) stands, with s = distance / (distance - z).
+    """
+    d = distance.to(vertices.dtype)[:, None]
+    scale = d / (d - vertices[..., 2])
+    return torch.stack([scale * vertices[..., 0], scale * vertices[..., 1], vertices[..., 2]], -1)
+
+
+def unproject_normals(normal: Tensor, point: Tensor, distance: Tensor) -> Tensor:
+    """What normals (B, 3, P) at points (B, 3, P) of `project`ed meshes are on the meshes themselves.
+
+    A normal goes back by the transpose of the map's derivative. Zero stays zero.
+    """
+    d = distance.to(normal.dtype)[:, None]
+    (nx, ny, nz), (x, y, z) = normal.unbind(1), point.unbind(1)
+    scale = d / (d - z)
+    back = torch.stack([scale * nx, scale * ny, nz + (x * nx + y * ny) / (d - z)], 1)
+    length = (back[:, 0] ** 2 + back[:, 1] ** 2 + back[:, 2] ** 2).sqrt()
+    return back / length.clamp(min=1e-20)[:, None]
+
+
 def depth_samples(image: Tensor, seen: Fragments, size: int) -> DenseSamples:
     """Image (B, 3, P) and what was seen, as squares with their depth, which is zero outside the mask."""
     depth = (CAMERA - seen.point[:, 2]) * seen.mask
