@@ -9,11 +9,29 @@ import torch
 from torch import Tensor
 
 from hgenv import DataGenEnv, DecisionError, RenderError
-from hgenv.optimizers import REGISTRY, SGD, Fixed, GradientOptimizer, Hybrid, Optimizer, Proposal, RMSprop, Shrinkage
+from hgenv.optimizers import (
+    REGISTRY,
+    SGD,
+    Fixed,
+    GradientOptimizer,
+    Hybrid,
+    Optimizer,
+    Proposal,
+    Reinforce,
+    RMSprop,
+    Shrinkage,
+)
 
 from .tools import Breaking, Given, center, mixture, probes, quadratic
 
 WANTED = [0.25, -0.5, 0.125, 0.75]
+# What draws around beta, or moves before it is seen, would not show where that is.
+NARROW: dict[str, dict[str, Any]] = {
+    "reinforce": {"estimator": Reinforce(sigma=1e-12)},
+    "snes": {"sigma": 1e-12},
+    "noise_reuse_es": {"rule": SGD(1e-30)},
+    "persistent_es": {"rule": SGD(1e-30)},
+}
 
 
 # --- Where optimizers start ------------------------------------------------------------------------------------------
@@ -44,10 +62,10 @@ def first_asked(optimizer: Optimizer, env: DataGenEnv) -> Tensor:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_starts_where_it_is_told_to(name: str, given: Callable[[Any], Any]) -> None:
     env = quadratic()
-    optimizer = REGISTRY[name](env.space, seed=0, initial=given(env.space))
+    optimizer = REGISTRY[name](env.space, seed=0, initial=given(env.space), **NARROW.get(name, {}))
     wanted = torch.tensor(WANTED, dtype=torch.float64)
     torch.testing.assert_close(optimizer.recommendation, wanted, rtol=0, atol=1e-15)
-    torch.testing.assert_close(first_asked(optimizer, env), wanted, rtol=0, atol=1e-15)
+    torch.testing.assert_close(first_asked(optimizer, env), wanted, rtol=0, atol=1e-10 if name in NARROW else 1e-15)
 
 
 @pytest.mark.parametrize("name", REGISTRY)

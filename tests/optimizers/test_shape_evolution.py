@@ -19,6 +19,7 @@ from hgenv.generators.population import Trees, population_blocks, rotation_matri
 from hgenv.generators.random import normals, uniforms
 from hgenv.learning.quadratic import QuadraticLearner
 from hgenv.optimizers import REGISTRY, Optimizer, ShapeEvolution, UnsuitableError
+from hgenv.rendering.csg import AnalyticRenderer
 from hgenv.tasks.quadratic import point_data
 from hgenv.testing import OptimizerConformance
 
@@ -261,8 +262,11 @@ def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None
         ShapeEvolution(lengths().space, seed=0, **options)
 
 
-def small(**options: Any) -> DataGenEnv:
-    kwargs = {"network": Network(size=32), "unroll_steps": 1, "batch_size": 2, **options}
+def small() -> DataGenEnv:
+    kwargs = {
+        "network": Network(size=16), "generator": PopulationGenerator(AnalyticRenderer(16), members=4),
+        "unroll_steps": 1, "batch_size": 2,
+    }  # fmt: skip
     return gymnasium.make("hgenv/ShapePopulation-v0", disable_env_checker=True, **kwargs).unwrapped
 
 
