@@ -16,7 +16,7 @@ import numpy as np
 from .. import files, records, studies
 from ..records import RecordError
 from ..studies import DATA, Run
-from . import figures, tables
+from . import figures, statistics, tables
 from .commands import again
 from .figures import Figure, Group
 from .markdown import block, escaped
@@ -260,11 +260,13 @@ def write(found: Collection, out: Path, *, html: bool = True, truth: bool = True
     with matplotlib.rc_context({"text.parse_math": False}):  # a name may have dollars
         pictures, notes = drawn(shown, truth=truth, trusted=trusted) if shown else ([], [])
     ends = [run.end for run in found.runs if run.end is not None]
+    alike = not any(part.verdict.startswith("No verdict") for part in sections)
     context = {
         "play": playground(ended) if html and (ended := _ended(groups)) else None,
         "title": ", ".join(dict.fromkeys(run.study for run in found.runs))
         + (" (stand-in data)" if sections and all(part.standin for part in sections) else ""),
         "sections": sections,
+        "together": statistics.together([run for run in found.runs if run.end is not None]) if alike else None,
         "figures": pictures,
         "notes": notes,
         "excluded": {str(folder): reason for folder, reason in found.excluded.items()},

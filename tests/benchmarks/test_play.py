@@ -51,6 +51,7 @@ def best(folder, **changes):
 )
 def test_a_moved_price_changes_who_wins(folder):
     assert main([str(folder)]) == 0
+    assert "## Over all environments" in (folder / "report.md").read_text()
     with browser((1200, 1000)) as page:
 
         def ask(script):
