@@ -67,14 +67,14 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         strength = np.clip(1.15 - shares, 0.15, 1)[..., None]  # the sooner, the fuller
         axis.pcolormesh(RENDERS, STEPS, 1 - strength * (1 - colours), shading="nearest")
         for j in range(2, len(STEPS), 4):
-            for i in range(2, len(RENDERS), 4):
+            for i in (2, 6, 10, 14, 19, 23):  # where no name stands
                 text = f"{shares[j, i]:.0%}" if shares[j, i] < np.inf else "never"
                 axis.text(RENDERS[i], STEPS[j], text, fontsize=7, ha="center", va="center")
         axis.set(xscale="log", yscale="log", xlabel="price of a render (s)", title=label)
         axis.set_ylabel("price of a training step (s)")
         for render, name in KNOWN.items():
             axis.axvline(render, color="black", lw=0.6, ls=":")
-            axis.text(render * 0.85, STEPS[-1], name, rotation=90, fontsize=7, va="top", ha="right")
+            axis.text(render * 1.1, STEPS[-1], name, rotation=90, fontsize=7, va="top")
         winners |= {name for row in cells for name, _ in row}
     patches = [Patch(color=looks[name][0], label=name) for name in ordered(winners)]
     canvas.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
