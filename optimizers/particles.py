@@ -116,7 +116,11 @@ class ParticleES(GradientOptimizer):
             if found is None:
                 return None
             like = {"delta": self._beta, "total": self._beta, "ahead": _weights, "behind": _weights, "age": 0}
-            return Particle(**copy_like(found, like, "the optimizer's particles"))
+            made = Particle(**copy_like(found, like, "the optimizer's particles"))
+            ahead, behind = (_forms(state.state_dict()) for state in (made.ahead, made.behind))
+            if ahead != behind:
+                raise ValueError("the optimizer's particles: the two networks of a particle are not alike")
+            return made
 
         like = {"normalized": self._beta, "particles": [particle] * len(self._particles.all)}
         kept = self._checked(state, like, state)
@@ -154,6 +158,13 @@ class PersistentES(ParticleES):
     """
 
     REUSE = False
+
+
+def _forms(part: Any) -> Any:
+    """Names, shapes and types of what a state of training holds."""
+    if isinstance(part, dict):
+        return {name: _forms(own) for name, own in part.items()}
+    return (part.shape, part.dtype) if isinstance(part, Tensor) else type(part)
 
 
 @dataclass

@@ -328,6 +328,9 @@ def test_everything_costs_what_it_costs_whoever_asks() -> None:
         action()
         return {name: n - before[name] for name, n in env.ledger.counts.items() if n != before[name]}
 
+    def both(count: int) -> dict[str, int]:
+        return {"flops": count, "gradient_flops": count}
+
     env.reset(seed=0)
     beta = env.space.initial
     evaluation = {"samples": 8, "training_steps": 2, "validation_passes": 1, "flops": training + validating}
@@ -335,7 +338,7 @@ def test_everything_costs_what_it_costs_whoever_asks() -> None:
     assert cost(lambda: env.probe(beta.expand(3, -1))) == {name: 3 * n for name, n in evaluation.items()}
     assert cost(lambda: env.rollout(beta)) == evaluation
     last, directions = env.last, torch.full((5, 8, 29), 0.01)
-    gradient = {"gradient_steps": 2, "validation_passes": 1, "flops": 2 * flops("gradient", 4) + 3 * validating}
+    gradient = {"gradient_steps": 2, "validation_passes": 1, **both(2 * flops("gradient", 4) + 3 * validating)}
     assert cost(last.sample_gradient) == gradient
     assert cost(last.sample_gradient) == {}  # already paid for
     assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == {}  # a part of it
@@ -346,15 +349,15 @@ def test_everything_costs_what_it_costs_whoever_asks() -> None:
     assert env.ledger.by_phase()["score"]["cpu_seconds"] > 0
     env.step(beta)
     last = env.last
-    cheap = {"validation_passes": 1, "flops": 4 * flops("validate", 4) + 3 * validating}
+    cheap = {"validation_passes": 1, **both(4 * flops("validate", 4) + 3 * validating)}
     assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == cheap
     assert cost(lambda: last.sample_gradient(curvature=False, last_steps=1)) == {}
     # What all start from is paid for already.
-    one = {"gradient_steps": 1, "flops": flops("gradient", 4)}
-    whole = {"gradient_steps": 2, "flops": 2 * flops("gradient", 4)}
+    one = {"gradient_steps": 1, **both(flops("gradient", 4))}
+    whole = {"gradient_steps": 2, **both(2 * flops("gradient", 4))}
     assert cost(lambda: last.sample_gradient(last_steps=1)) == one
     assert cost(lambda: last.sample_gradient().slopes(directions[:1])) == {**whole, "samples": 16}
-    assert cost(last.influence) == {"flops": 4 * flops("validate", 4)}
+    assert cost(last.influence) == both(4 * flops("validate", 4))
 
 
 def test_phases_add_up_to_what_the_process_used() -> None:

@@ -310,18 +310,21 @@ def test_asking_twice_is_paid_for_once() -> None:
     flops, photos = env.learner.flops, len(env.validation.samples)
     start, forward = 3 * flops("validate", photos), flops("validate", 4)
 
+    def counted(count: int) -> dict[str, int]:
+        return {"flops": count, "gradient_flops": count}
+
     def gradient(steps: int) -> dict[str, int]:
-        return {"gradient_steps": steps, "flops": steps * flops("gradient", 4)}
+        return {"gradient_steps": steps, **counted(steps * flops("gradient", 4))}
 
     def cheap(steps: int) -> dict[str, int]:
-        return {"flops": 4 * steps * forward}
+        return counted(4 * steps * forward)
 
-    influence = {"flops": 2 * 2 * forward}
+    influence = counted(2 * 2 * forward)
     seeds = torch.arange(5)
     betas = env.space.initial.expand(5, -1)
-    virtual = {"samples": 5, "flops": 2 * flops("validate", 5)}
+    virtual = {"samples": 5, **counted(2 * flops("validate", 5))}
     # What they all start from is paid for by whoever comes first.
-    first = {"validation_passes": 1, "flops": start}
+    first = {"validation_passes": 1, **counted(start)}
     for ask, price in (
         (lambda rolled: rolled.influence(), influence),
         (lambda rolled: rolled.virtual_influence(betas, seeds), virtual),
@@ -332,7 +335,7 @@ def test_asking_twice_is_paid_for_once() -> None:
         both = {name: price.get(name, 0) + first.get(name, 0) for name in price | first}
         assert cost(env, lambda rolled=rolled, ask=ask: ask(rolled)) == both
     rolled = env.rollout(env.space.initial)
-    assert cost(env, rolled.influence) == first | {"flops": influence["flops"] + start}
+    assert cost(env, rolled.influence) == first | counted(influence["flops"] + start)
     assert cost(env, rolled.influence) == {}
     assert cost(env, lambda: rolled.virtual_influence(betas, seeds)) == virtual
     assert cost(env, lambda: rolled.virtual_influence(betas, seeds)) == virtual  # other samples, as far as it knows
@@ -350,7 +353,7 @@ def test_asking_twice_is_paid_for_once() -> None:
             with pytest.raises(ValueError, match=f"last_steps must be None, or 1 to 2 training steps, not {steps}"):
                 rolled.sample_gradient(last_steps=steps, curvature=curvature)
     other = env.rollout(env.space.initial)
-    whole = first | {"gradient_steps": 2, "flops": gradient(2)["flops"] + start}
+    whole = first | {"gradient_steps": 2, **counted(gradient(2)["flops"] + start)}
     assert cost(env, other.sample_gradient) == whole  # another rollout pays for itself
     slopes = cost(env, lambda: other.sample_gradient().slopes(torch.full((5, 8, 29), 0.01)))
     assert slopes == {"samples": 5 * 8 * 2}
