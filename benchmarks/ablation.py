@@ -27,7 +27,17 @@ from rich.progress import track
 from torch import Tensor
 
 from hgenv import DataGenEnv, Generator, Outcome
-from hgenv.optimizers import Antithetic, Combined, Credit, Estimator, Hybrid, Pathwise, ScoreInfluence, UnsuitableError
+from hgenv.optimizers import (
+    Antithetic,
+    AutoSimulate,
+    Combined,
+    Credit,
+    Estimator,
+    Hybrid,
+    Pathwise,
+    ScoreInfluence,
+    UnsuitableError,
+)
 from hgenv.optimizers.directions import KINDS
 
 from . import files, records
@@ -70,10 +80,13 @@ def _estimators() -> dict[str, Estimator]:
     found["pathwise"] = Pathwise(clip_samples=False)
     found["pathwise, samples clipped"] = Pathwise()
     found["combined"] = Combined()
+    for products in (1, 4, 16):
+        found[f"autosimulate, {products} products"] = AutoSimulate(products)
     return found
 
 
 ESTIMATORS = _estimators()
+SMOOTH = 8  # components of a group that metasmoothness is measured along, about
 
 
 class Bench:
@@ -102,6 +115,33 @@ class Bench:
         outcomes = env.probe(space.clip(space.denormalize(torch.cat([ahead, behind]))))
         losses = torch.tensor([_loss(o) for o in outcomes], dtype=torch.float64).reshape(2, -1)
         return (losses[0] - losses[1]) / (ahead - behind).sum(-1)
+
+    def metasmoothness(self, component: int, reach: float, draw: int) -> float:
+        """Whether gradients through the training can say anything along a component: 1 if so, 0 if not.
+
+        Three trainings, one number (Engstrom et al., "Optimizing ML training with metagradient descent", 2025): with w
+        the weights after the K training steps, and Delta(z) = w(z + h v) - w(z), the agreement of the signs of
+        Delta(z) and Delta(z + h v), weighted by |Delta(z)|.
+
+        Args:
+            component: v is its unit vector.
+            reach: h, a fraction of its range.
+            draw: Which sample seeds.
+        """
+        space = self.env.space
+        center, step = space.normalize(self.beta), torch.zeros(space.dimension, dtype=torch.float64)
+        step[component] = reach if center[component] + 2 * reach <= 1 else -reach
+        ends = []
+        for k in range(3):
+            rolled = self.at(draw).rollout(space.clip(space.denormalize(center + k * step)).expand(self._samples, -1))
+            ends.append(torch.cat([w.flatten() for w in rolled.end.weights.values()]).double())
+        first, second = ends[1] - ends[0], ends[2] - ends[1]
+        total = first.abs().sum()
+        return float((first * second.sign()).sum() / total) if total > 0 else math.nan
+
+    @property
+    def _samples(self) -> int:
+        return self.env.problem.num_samples
 
     def estimates(self, draw: int, only: str = "") -> Iterator[tuple[str, Tensor, float]]:
         """One estimate of every kind whose name matches: name, gradient (d,), seconds (CPU + GPU) beyond the step."""
@@ -181,7 +221,19 @@ def head(environment: str, facts: Mapping[str, Any]) -> list[str]:
         "reference has noise too: its halves agree only so far, and an exact estimate would have the cosine in the "
         "line after that.",
         "",
+        *_smoothness_line(facts.get("metasmoothness")),
         f"Command: `{facts['command']}`",
+        "",
+    ]
+
+
+def _smoothness_line(found: Mapping[str, float] | None) -> list[str]:
+    """What metasmoothness is, by group."""
+    if found is None:
+        return []
+    words = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    return [
+        f"Metasmoothness, mean over components (1: gradients through the training can say all; 0: nothing): {words}.",
         "",
     ]
 
@@ -283,6 +335,14 @@ def measure(options: argparse.Namespace, overrides: list[str], command: str) -> 
     if not any(row["environment"] == environment and row["estimator"] == "reference" for row in rows):
         for draw in track(range(options.references), "reference", disable=not sys.stdout.isatty()):
             add("reference", 1000 + draw, bench.reference(1000 + draw, options.sigma), 0.0)
+    smooth = {
+        name: [bench.metasmoothness(c, options.sigma / 2, 2000 + draw) for c in own[:: max(1, len(own) // SMOOTH)]]
+        for draw, (name, own) in enumerate(known["groups"].items())
+    }
+    known["metasmoothness"] = {
+        name: sum(v for v in values if not math.isnan(v)) / max(1, sum(not math.isnan(v) for v in values))
+        for name, values in smooth.items()
+    }
     commands = [*([before["command"]] if alike else []), command]
     facts[environment] = known | {"command": "; ".join(dict.fromkeys(commands))}
     write_estimates(options.out, rows, facts)

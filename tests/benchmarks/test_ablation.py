@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,20 @@ def test_the_reference_is_the_closed_form() -> None:
     assert env.last is not None
     exact = env.last.sample_gradient().pathwise().sum(0)
     torch.testing.assert_close(reference, exact, rtol=1e-5, atol=1e-9)
+
+
+def test_metasmoothness_is_one_where_training_is_linear_in_beta(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ablation.Bench(make_environment(compose(["env=quadratic"]).record), warm=1)
+    assert [bench.metasmoothness(component, 0.05, 0) for component in range(4)] == pytest.approx([1.0] * 4)
+    # By hand: weights go by (1, -2), then by (1, 1); the signs agree with a weight of 1, and not with one of 2.
+    ends = iter([[0.0, 0.0], [1.0, -2.0], [2.0, -1.0]])
+
+    class Trained:
+        def rollout(self, betas: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(end=SimpleNamespace(weights={"w": torch.tensor(next(ends))}))
+
+    monkeypatch.setattr(bench, "at", lambda draw: Trained())
+    assert bench.metasmoothness(0, 0.05, 0) == pytest.approx(-1 / 3)
 
 
 def test_components_are_grouped_by_what_the_space_says() -> None:
