@@ -320,34 +320,40 @@ class Rollout:
         return gradient
 
     @own_modes()
-    def influence(self, *, curvature: bool = False) -> Tensor:
+    def influence(self, *, last_steps: int | None = None, curvature: bool = False) -> Tensor:
         """What training on each of the N samples did to L, to first order in the network's weights.
 
         It is the derivative of L by the sample's weight in its training step's loss. Two samples of one training step
         that are alike but for beta differ in influence by what beta did to L.
 
         Args:
+            last_steps: Of the samples of the last so many training steps alone, at their share of the price; None for
+                all K. A sample gradient without curvature that is paid for has theirs.
             curvature: By the full adjoint, see `sample_gradient`, at about four times the price (none if that is paid
                 for).
 
         Returns:
-            (N,) float64.
+            (N,) float64, or (last_steps * B,).
 
         Raises:
             RuntimeError: The rollout failed.
+            ValueError: `last_steps` is not within 1 to K.
         """
         if curvature:
-            return self.sample_gradient().influence
+            return self.sample_gradient(last_steps=last_steps).influence
         problem, batches = self._problem, self._batches()
-        if "influence" in self._paid:
-            paid: Tensor = self._paid["influence"]
-            return paid
+        steps = len(batches) if last_steps is None else last_steps
+        rows, gradient = steps * problem.batch_size, self._paid.get(("gradient", False))
+        for paid in (self._paid.get("influence"), None if gradient is None else gradient.influence):
+            if paid is not None and 0 < rows <= len(paid):
+                found: Tensor = paid[-rows:]
+                return found
         last = self._last_adjoint()
         with problem.work(self._ledger, "gradient"):
-            _, parts = influence(*self._trained(), last=last)
+            _, parts = influence(*self._trained(), last_steps=last_steps, last=last)
             found = torch.cat(parts).to("cpu", torch.float64)
         forward = problem.learner.flops("validate", problem.batch_size)
-        self._charge(len(batches) * (2 * forward + self._rule_flops()))
+        self._charge(steps * (2 * forward + self._rule_flops()))
         self._pay("influence", found)
         return found
 

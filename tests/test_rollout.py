@@ -354,6 +354,14 @@ def test_asking_twice_is_paid_for_once() -> None:
                 rolled.sample_gradient(last_steps=steps, curvature=curvature)
     other = env.rollout(env.space.initial)
     whole = first | {"gradient_steps": 2, **counted(gradient(2)["flops"] + start)}
+    part = env.rollout(env.space.initial)
+    assert cost(env, lambda: part.influence(last_steps=1)) == first | counted(2 * forward + start)
+    assert cost(env, lambda: part.influence(last_steps=1)) == {}
+    torch.testing.assert_close(part.influence(last_steps=1), part.influence()[-4:])
+    part = env.rollout(env.space.initial)
+    part.sample_gradient(last_steps=1, curvature=False)
+    assert cost(env, lambda: part.influence(last_steps=1)) == {}  # the gradient of these samples has it
+    torch.testing.assert_close(part.influence(last_steps=1), part.influence()[-4:], rtol=1e-2, atol=1e-6)
     assert cost(env, other.sample_gradient) == whole  # another rollout pays for itself
     slopes = cost(env, lambda: other.sample_gradient().slopes(torch.full((5, 8, 29), 0.01)))
     assert slopes == {"samples": 5 * 8 * 2}

@@ -45,6 +45,7 @@ def influence(
     batches: list[Any],
     data: Any,
     *,
+    last_steps: int | None = None,
     last: LastAdjoint | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The validation loss after training and every sample's influence, at about the price of the training itself.
@@ -55,13 +56,14 @@ def influence(
         trajectory: What `train` gave for `batches`.
         batches: X_0 .. X_{K-1}.
         data: What the learner validates on.
+        last_steps: Of the samples of the last so many training steps alone, at their share of the price.
         last: What `last_adjoint` gave, if that is known already.
 
     Returns:
-        L, and (B,) influences for each k.
+        L, and (B,) influences for each of these k.
     """
     loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
-    directions = _directions(learner, rule, trajectory, batches, adjoint, None)
+    directions = _directions(learner, rule, trajectory, batches, adjoint, last_steps)
     return loss, [influence_along(learner, state.weights, v, batch) for state, batch, v in directions][::-1]
 
 

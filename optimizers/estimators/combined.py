@@ -35,7 +35,7 @@ class Combined:
         ValueError: There is none, or something else is among them.
     """
 
-    estimators: Sequence[Estimator] = (Pathwise(), ScoreInfluence())
+    estimators: Sequence[Estimator] = (Pathwise(), ScoreInfluence(last_steps=1))
 
     def __post_init__(self) -> None:
         """Check them."""

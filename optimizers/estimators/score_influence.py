@@ -12,6 +12,7 @@ from torch import Tensor
 from hgenv import DataGenEnv
 
 from ..base import Proposal, UnsuitableError
+from .differentiated import check_last_steps
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,23 @@ class ScoreInfluence:
     Components whose draws have no score (`Generator.log_prob_score`) are NaN.
 
     Attributes:
-        num_virtual: Virtual samples of an estimate, besides the N that were trained on.
+        num_virtual: Virtual samples of an estimate, besides those that were trained on.
         clip: |c_i - b_i| is cut at so many medians of all samples; inf for not at all. It trades bias for noise: a few
             samples have most of the influence, and hide what the many say.
+        last_steps: Of how many of the last training steps the samples are looked at; None for all K. Where a sample
+            gradient without curvature has been paid for, the influence of its samples costs nothing.
 
     Raises:
-        ValueError: `num_virtual` is negative, or `clip` not positive.
+        ValueError: `num_virtual` is negative, `clip` or `last_steps` not positive.
     """
 
     num_virtual: int = 64
     clip: float = 1.0
+    last_steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check both."""
+        """Check them."""
+        check_last_steps(self.last_steps)
         if self.num_virtual < 0 or not self.clip > 0:
             raise ValueError(
                 f"num_virtual must be 0 or more, and clip positive, not {self.num_virtual} and {self.clip}"
@@ -56,7 +61,7 @@ class ScoreInfluence:
         return None
 
     def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
-        """A row for each sample, trained or virtual, (N + num_virtual, d); None if the last step failed.
+        """A row for each sample, trained or virtual, (last_steps * B + num_virtual, d); None if the last step failed.
 
         Raises:
             UnsuitableError: The generator has no scores.
@@ -67,7 +72,10 @@ class ScoreInfluence:
             return None
         n = env.problem.num_samples
         betas, seeds = last.betas, last.seeds
-        centred = less_the_others(last.influence().reshape(-1, env.problem.batch_size)).flatten()
+        steps = min(self.last_steps or env.problem.unroll_steps, env.problem.unroll_steps)
+        trained = last.influence(last_steps=steps)
+        betas, seeds = betas[-len(trained) :], seeds[-len(trained) :]
+        centred = less_the_others(trained.reshape(steps, -1)).flatten()
         if self.num_virtual:
             fresh = env.sample_seeds(n + self.num_virtual)[n:]  # the first n are the coming step's
             more = last.outcome.beta.expand(self.num_virtual, -1)

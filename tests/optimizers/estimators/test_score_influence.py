@@ -16,13 +16,13 @@ def rows(estimator: ScoreInfluence, env: DataGenEnv) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("num_virtual", [0, 40])
-def test_unbiased(num_virtual: int) -> None:
+@pytest.mark.parametrize(("num_virtual", "last_steps"), [(0, None), (40, 1)])
+def test_unbiased(num_virtual: int, last_steps: int | None) -> None:
     """The mean over many sample seeds is the closed form, within five standard errors."""
     env = quadratic(batch_size=32)
     start, estimates, exact = env.state_dict(), [], []
     beta = env.space.project(env.space.initial)
-    estimator = ScoreInfluence(num_virtual, clip=float("inf"))
+    estimator = ScoreInfluence(num_virtual, clip=float("inf"), last_steps=last_steps)
     for draw in range(150):
         env.load_state_dict(start | {"update": 100 * draw})
         env.step(beta)
