@@ -48,12 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if name in ("environments", "optimizers"):
-            return _list("env" if name == "environments" else "optimizer", rest)
+            status = _list("env" if name == "environments" else "optimizer", rest)
+            sys.stdout.flush()
+            return status
         if name == "board":
             return _board(rest)
         module = {"report": "report.__main__"}.get(name, name)
         with _stops_at_once():
             work = importlib.import_module(f".{module}", __package__).main
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("hgenv"):
             raise

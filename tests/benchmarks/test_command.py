@@ -50,6 +50,14 @@ def test_all_that_can_be_chosen_is_listed_and_explained(command, group, capsys):
     assert all(choices(group).values())
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-m", "hgenv", "optimizers"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_every_setting_of_one_is_shown(capsys):
     assert main(["optimizers", "credit_gradient"]) == 0
     said = capsys.readouterr().out
