@@ -76,8 +76,6 @@ class TestStudioGenerator(GeneratorConformance):
 
 
 class TestFaceGenerator(GeneratorConformance):
-    scored = 200  # a face takes its time
-
     def make(self) -> Generator:
         return FaceGenerator(standin_faces.model(), size=32)
 
