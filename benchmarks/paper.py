@@ -26,7 +26,7 @@ from hgenv.accounting import PRICED
 from . import report
 from .compare import compare, parsed
 from .config import USER_ERRORS, Interrupted, RunError
-from .report.tables import Table, by_optimizer, digits, interval, late
+from .report.tables import Table, by_optimizer, cell, interval, late
 from .studies import Run
 
 # What the paper reports on test photos (table 2) and on test faces (table 4).
@@ -151,7 +151,7 @@ def _two_readings(runs: Sequence[Run], known: dict[str, str], title: str, apart:
     rows = []
     for name, group in by_optimizer(runs):
         theirs = [_at_best(run, steps) for run in group]
-        rows.append([name, str(len(group)), _cell(theirs), _test(group), known.get(name, "-")])
+        rows.append([name, str(len(group)), cell(*interval(theirs)), _test(group), known.get(name, "-")])
     header = ["optimizer", "seeds", f"{metric.title}, the paper's reading", f"{metric.title}, ours", "the paper"]
     table = Table(header, sorted(rows, key=lambda row: row[0]))
     return (
@@ -169,12 +169,7 @@ def _at_best(run: Run, steps: int) -> float:
 
 
 def _test(runs: Sequence[Run]) -> str:
-    return _cell(late(runs, "test", runs[0].primary.name).tolist())
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:.{digits(mean)}f}" + ("" if half is None else f" ± {half:.{digits(mean)}f}")
+    return cell(*interval(late(runs, "test", runs[0].primary.name).tolist()))
 
 
 PARTS: dict[str, Callable[[Asked], str]] = {"table1": table1, "table2": table2, "table4": table4, "figure4": figure4}

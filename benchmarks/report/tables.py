@@ -68,7 +68,7 @@ def main(runs: Sequence[Run]) -> Table:
         updates = f"{np.mean([run.last for run in group]):.0f}"
         rows.append((
             _worse_last(ends[0][0], runs),
-            [optimizer, _count(group), *(_cell(*end) + words for end in ends), updates, *costs],
+            [optimizer, _count(group), *(cell(*end) + words for end in ends), updates, *costs],
         ))  # fmt: skip
     seconds = "CPU + GPU seconds" if any(run.has_gpu for run in runs) else "CPU seconds"
     priced = ["priced seconds"] if runs[0].budget.unit == PRICED else []
@@ -84,7 +84,7 @@ def results(runs: Sequence[Run]) -> Table:
         tests = [interval([_newest(run, "test", m.name) for run in group]) for m in metrics]
         validation = interval([_newest(run, "validation", main.name) for run in group])
         updates = interval([run.last for run in group])[0]
-        cells = [optimizer, _count(group), *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
+        cells = [optimizer, _count(group), *(cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
     header = [
         "optimizer",
@@ -104,7 +104,7 @@ def best(runs: Sequence[Run]) -> Table:
         tests = [interval([run.metrics["test"][m.name][run.best] for run in group]) for m in metrics]
         validation = interval([run.metrics["validation"][main.name][run.best] for run in group])
         updates = interval([run.best for run in group])[0]
-        cells = [optimizer, *(_cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
+        cells = [optimizer, *(cell(*value) for value in [*tests, validation]), f"{updates:.0f}"]
         rows.append((_worse_last(tests[0][0], runs), cells))
     header = ["optimizer", *(m.title for m in metrics), f"validation {main.title} at that update", "its update"]
     return Table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])])
@@ -164,7 +164,7 @@ def objects(runs: Sequence[Run]) -> Table | None:
         return None
     rows = []
     for optimizer, group in by_optimizer(runs):
-        cells = [_cell(*interval(late(group, data, name).tolist())) for data in names for name in names[data]]
+        cells = [cell(*interval(late(group, data, name).tolist())) for data in names for name in names[data]]
         rows.append([optimizer, *cells])
     header = [f"{data}: {name.partition('/')[2]}" for data in names for name in names[data]]
     return Table(["optimizer", *header], rows)
@@ -274,7 +274,8 @@ def _worse_last(value: float, runs: Sequence[Run]) -> float:
     return -value if runs[0].primary.direction == "max" else value
 
 
-def _cell(mean: float, half: float | None) -> str:
+def cell(mean: float, half: float | None) -> str:
+    """What `interval` gives, in words."""
     if np.isnan(mean):
         return "no number"
     places = digits(mean)
