@@ -13,8 +13,6 @@ from ..problem import Generator, RenderError
 from ..samples import DenseSamples
 from .tools import disturbed_global_randomness, global_randomness_unchanged, same_samples
 
-PROJECTIONS = 300  # random ones of a sample's numbers, from which it is told how samples move
-
 
 class GeneratorConformance:
     """Checks for a generator f(beta, r).
@@ -192,12 +190,8 @@ class GeneratorConformance:
         """Numbers that say much about samples, a row each."""
         with torch.no_grad():
             samples = generator(generator.space.denormalize(normalized).expand(len(seeds), -1), seeds)
-            numbers = torch.cat([x.flatten(1).to(torch.float32) for x in samples.tensors], 1)
-            numbers = torch.cat([numbers, numbers**2], 1)
-            if numbers.shape[1] <= PROJECTIONS:
-                return numbers.double()
-            draw = torch.Generator().manual_seed(5)
-            return (numbers @ torch.randn(numbers.shape[1], PROJECTIONS, generator=draw)).double()
+            numbers = torch.cat([x.flatten(1).to(torch.float64) for x in samples.tensors], 1)
+            return torch.cat([numbers, numbers**2], 1)
 
     def _check_expectation(
         self, generator: Generator, center: Tensor, direction: Tensor, here: Tensor, score: Tensor, name: str
