@@ -19,6 +19,7 @@ from .decision import DecisionError, DecisionSpace
 from .device import choose_device, own_modes
 from .generators.random import hash_integers
 from .learning.learner import Learner, initial_weights
+from .learning.recorded import Recordings
 from .learning.rules import Rule, TrainingState
 from .patience import patience
 from .probing import Batched, Prober, Serial
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     device: str
     threads: int | None
     prober: Prober | None
+    cuda_graphs: bool
     render_mode: str | None
 
 
@@ -76,6 +78,8 @@ class DataGenEnv(gym.Env):
         threads: Of torch, while the environment works on a CPU; None for as many as torch has. One is fastest wherever
             other work goes on, and gives the same bits whatever the machine has. More pay for large networks.
         prober: How probes are made, see `hgenv.probing`; None for as one batch on a GPU, one by one on a CPU.
+        cuda_graphs: On a GPU, record the network's work when it is first done, and play it back from then on. False
+            for a learner that is no function of its weights and samples alone.
         render_mode: None or "rgb_array".
 
     Attributes:
@@ -103,6 +107,7 @@ class DataGenEnv(gym.Env):
         device: str = "auto",
         threads: int | None = 1,
         prober: Prober | None = None,
+        cuda_graphs: bool = True,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
@@ -128,7 +133,11 @@ class DataGenEnv(gym.Env):
                 )
             if (wrong := data.samples.not_finite()) is not None:
                 raise SamplesError(f"the {name} data {data.label!r} have {wrong}; replace them by intact ones")
-        self.problem = Problem(generator, learner, rule, validation.to(where), unroll_steps, batch_size, where, threads)
+        recordings = Recordings() if cuda_graphs and where.type == "cuda" else None
+        held = validation.to(where)
+        self.problem = Problem(
+            generator, learner, rule, held, unroll_steps, batch_size, where, threads, recordings=recordings
+        )
         self.test = test.to(where)
         self.max_updates, self.render_mode = max_updates, render_mode
         self.prober: Prober = prober or (Serial() if where.type == "cpu" else Batched())

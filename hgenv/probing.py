@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from .accounting import Ledger
-from .learning.learner import validation_loss
-from .learning.precision import full_precision
 from .learning.rules import TrainingState
-from .learning.unroll import train_together
+from .learning.unroll import train_together, validate_together
 from .memory import keep_memory
 from .pool import Pool, WorkerError
 from .problem import Outcome, RenderError
@@ -124,8 +122,8 @@ class Batched:
                 steps = range(problem.unroll_steps)
                 batches = [samples.with_tensors(x[:, k] for x in samples.tensors) for k in steps]
                 weights = train_together(learner, problem.rule, start, batches).weights
-            with problem.work(ledger, "validate"), torch.no_grad(), full_precision():
-                losses = torch.func.vmap(lambda w: validation_loss(learner, w, problem.validation))(weights)
+            with problem.work(ledger, "validate"):
+                losses = validate_together(learner, weights, problem.validation)
                 ledger.wait()
                 values = losses.tolist()
         except RuntimeError as error:

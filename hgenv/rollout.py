@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,11 @@ from .accounting import Ledger
 from .decision import DecisionSpace
 from .device import own_modes, torch_threads
 from .learning.first_order import influence, sample_gradient_without_curvature, virtual_influence
-from .learning.learner import Learner, validation_loss
+from .learning.learner import Learner
 from .learning.newton import newton_influence
-from .learning.precision import full_precision
+from .learning.recorded import Recordings
 from .learning.rules import Rule, TrainingState
-from .learning.unroll import LastAdjoint, last_adjoint, sample_gradient, train
+from .learning.unroll import LastAdjoint, last_adjoint, sample_gradient, train, validate
 from .problem import Data, Generator, Outcome, PartError, RenderError, Status, part, untouched
 from .samples import Samples, SamplesError
 from .saved import AnyOf
@@ -40,6 +40,7 @@ class Problem:
         batch_size: B, samples of each of the K training steps.
         device: Where samples and weights are.
         threads: Of torch, while it works on the CPU; None for as many as it has.
+        recordings: What the network's work on a GPU is played back from; None where nothing is.
     """
 
     generator: Generator
@@ -50,11 +51,13 @@ class Problem:
     batch_size: int
     device: torch.device
     threads: int | None = None
+    recordings: Recordings | None = field(default=None, repr=False)
 
     @contextmanager
     def work(self, ledger: Ledger, phase: str) -> Iterator[None]:
         """Work inside, charged to a phase, with the threads and modes of torch that it takes."""
-        with ledger.phase(phase), torch_threads(self.threads), own_modes():
+        playing = nullcontext() if self.recordings is None else self.recordings.in_use()
+        with ledger.phase(phase), torch_threads(self.threads), own_modes(), playing:
             yield
 
     @property
@@ -82,8 +85,8 @@ class Problem:
         # Copies: what a network does to its weights when it is asked is not training.
         weights = {name: w.clone() for name, w in state.weights.items()}
         who = f"the learner {type(self.learner).__name__}"
-        with self.work(ledger, "validate"), torch.no_grad(), full_precision(), untouched(self.validation.samples, who):
-            loss = validation_loss(self.learner, weights, self.validation)
+        with self.work(ledger, "validate"), untouched(self.validation.samples, who):
+            loss = validate(self.learner, weights, self.validation)
             ledger.wait()
             value = float(loss)
         self.charge_validation(ledger, 1)
@@ -313,7 +316,7 @@ class Rollout:
         self._pay(("gradient", curvature), gradient)
         if curvature:
             self._ledger.count("gradient_steps", steps)
-            self._charge(steps * problem.learner.flops("gradient", problem.batch_size))
+            self._charge(steps * (problem.learner.flops("gradient", problem.batch_size) + self._rule_flops()))
         else:  # two passes forward and back to the samples
             there_and_back = 4 * problem.learner.flops("validate", problem.batch_size)
             self._charge(steps * (there_and_back + self._rule_flops()))

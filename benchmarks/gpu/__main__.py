@@ -6,16 +6,17 @@
 
 | part | seconds | what |
 | --- | --- | --- |
-| tests | 105 | `tests/test_gpu.py` |
-| small_32 | 80 | training step, dL/dX, influence, probes, an update of each optimizer: small network, B = 32 |
-| hybrid_gradient, basic_random_search, credit_gradient | 45 each | a run on MBII `shading`, 64 px, 40 CPU + GPU s |
-| generate | 25 | samples per second at 64 and 128 px |
-| large_32, small_256, large_256 | 40 each | as small_32 |
+| small_32 | 60 | training step, dL/dX, influence, probes, updates: small network, B = 32 |
+| random_betas | 35 | a short training at each of five random betas, to find the median of them |
+| combined, basic_random_search, hybrid_gradient_paper | 85 each | a run from it: `shading`, 128 px, large network, 60 s |
+| tests | 85 | `tests/test_gpu.py` |
+| large_32 | 30 | as small_32 |
+| generate, small_256, large_256 | what is left | samples per second at 64 and 128 px; as small_32 |
 
 A part's result is written as it ends. Called again, whatever has not ended well is done again, nothing else; so a
 sitting may be broken off, and goes on after something was mended. `gpu.json` has everything, `gpu.md` tables of it.
-Speed is that of eager code; beside it stands the share of the time in which the GPU waits for the host (`clock` says
-how that is found).
+Speed is told twice, launched kernel by kernel and played back from CUDA graphs; beside it stands the share of the time
+in which the GPU waits for the host (`clock` says how that is found).
 
 It needs torch, numba, scipy, matplotlib, opencv, pytest and gymnasium; without nevergrad the row of `evolution` is left
 out. It needs neither network nor Hydra.
@@ -38,6 +39,7 @@ import torch
 from hgenv.accounting import Budget
 from hgenv.datasets import load_photos
 from hgenv.datasets.folder import DataError
+from hgenv.learning import Network
 
 from .. import provenance
 from . import photos, runs, sitting, speed, tables
@@ -48,13 +50,14 @@ MINUTES = 8.0
 APART = 15  # seconds of them for the script itself
 SPEED = {"small_32": ("small", 32), "large_32": ("large", 32), "small_256": ("small", 256), "large_256": ("large", 256)}
 # Most valuable first.
-SHARES = {"tests": 105, "small_32": 80} | dict.fromkeys(runs.OPTIMIZERS, 45) | {"generate": 25}
-SHARES |= dict.fromkeys([name for name in SPEED if name not in SHARES], 40)
+SHARES = {"small_32": 60, "random_betas": 35} | dict.fromkeys(runs.OPTIMIZERS, 85) | {"tests": 85, "large_32": 30}
+REST = dict.fromkeys(["generate", "small_256", "large_256"], 40)  # if the others end sooner
+ALL = SHARES | REST
 
 PATIENCE = 20  # how many times as long a dry run may take: it may be on any CPU
 DRY_SPEED = speed.Sizes((4,), (16,), seconds=0.0)
 DRY_BATCH = 2
-DRY_RUN = runs.Sizes(Budget(3, "updates"), batch_size=DRY_BATCH, row_seconds=0.0)
+DRY_RUN = runs.Sizes(Budget(3, "updates"), Network(size=64), batch_size=DRY_BATCH, row_seconds=0.0, tried_updates=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,15 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, metavar="FILE", help="what --pack made; without it, HGENV_DATA")
     parser.add_argument("--pack", type=Path, metavar="FILE", help="save what the network sees of MBII, and end")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, made photos, a CPU will do")
-    parser.add_argument("--parts", default=",".join(SHARES), help="some parts, with commas between; default: all")
+    parser.add_argument("--parts", default=",".join(ALL), help="some parts, with commas between; default: all")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="for all parts together; default: 8")
-    parser.add_argument("--part", choices=[name for name in SHARES if name != "tests"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=[name for name in ALL if name != "tests"], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.pack is None and options.out is None:
         parser.error("--out FOLDER is missing; or --pack FILE")
     names = options.parts.split(",")
-    if unknown := sorted(set(names) - set(SHARES)):
-        parser.error(f"unknown parts {', '.join(unknown)}; choose some of {','.join(SHARES)}")
+    if unknown := sorted(set(names) - set(ALL)):
+        parser.error(f"unknown parts {', '.join(unknown)}; choose some of {','.join(ALL)}")
     try:
         if options.pack is not None:
             photos.pack(options.pack, {size: photos.released(size) for size in photos.SIZES})
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.part is not None:
             do(options.part, options.out, options.photos, options.dry_run)
             return 0
-        return hold(options, [name for name in SHARES if name in names])
+        return hold(options, [name for name in ALL if name in names])
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -109,9 +112,9 @@ def hold(options: argparse.Namespace, names: Sequence[str]) -> int:
             # Warnings of other versions than those that the suite is kept clean with are no failures here.
             settings = ["-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider"]
             command = (sys.executable, "-m", "pytest", str(tests), "-v", "--tb=short", *settings)
-            return sitting.Part(name, patience * SHARES[name], command, read_tests)
+            return sitting.Part(name, patience * ALL[name], command, read_tests)
         command = (sys.executable, "-m", "hgenv.benchmarks.gpu", "--part", name, "--out", str(out), *more)
-        return sitting.Part(name, patience * SHARES[name], command)
+        return sitting.Part(name, patience * ALL[name], command)
 
     here = machine(options.dry_run)
     before = sitting.read_json(out / "gpu.json")
@@ -122,10 +125,11 @@ def hold(options: argparse.Namespace, names: Sequence[str]) -> int:
             return 1
 
     def write() -> None:
-        found = {name: known for name in SHARES if (known := sitting.read_result(out, name)) is not None}
+        found = {name: known for name in ALL if (known := sitting.read_result(out, name)) is not None}
         everything = {"machine": here, "parts": found}
         sitting.write_json(out / "gpu.json", everything)
         (out / "gpu.md").write_text(tables.text(everything))
+        tables.draw(everything, out / "curves.png")
 
     sitting.hold([part(name) for name in names], out, patience * (60 * options.minutes - APART), write)
     write()
@@ -156,7 +160,11 @@ def do(name: str, out: Path, file: Path | None, dry: bool) -> None:
         given = given_photos(file, dry, run.network.size)
         if given is None:
             raise DataError("there are no photos: pack them where they are (--pack) and name the file (--photos)")
-        runs.run(name, given, run, device, save)
+        if name == "random_betas":
+            runs.rank(given, run, device, save)
+            return
+        ranked = sitting.read_result(out, "random_betas") or {}
+        runs.run(name, given, run, device, save, (ranked.get("result") or {}).get("median"))
 
 
 def given_photos(file: Path | None, dry: bool, size: int) -> photos.Pair | None:

@@ -19,13 +19,22 @@ from .photos import Pair
 RULE = SGD(0.05, momentum=0.9, decay_steps=100)  # the environment's own
 
 
-def make(photos: Pair, network: Network, *, unroll_steps: int = 2, batch_size: int = 32, device: str) -> DataGenEnv:
+def make(
+    photos: Pair,
+    network: Network,
+    *,
+    unroll_steps: int = 2,
+    batch_size: int = 32,
+    device: str,
+    cuda_graphs: bool = True,
+) -> DataGenEnv:
     """The environment, reset with seed 0."""
     generator = ShapeGenerator(AnalyticRenderer(network.size), lit=True)
     learner = DenseLearner(NormalsTask(), network)
     env = DataGenEnv(
-        generator, learner, *photos, rule=RULE, unroll_steps=unroll_steps, batch_size=batch_size, device=device
-    )
+        generator, learner, *photos, rule=RULE, unroll_steps=unroll_steps, batch_size=batch_size, device=device,
+        cuda_graphs=cuda_graphs,
+    )  # fmt: skip
     env.reset(seed=0)
     return env
 
@@ -35,6 +44,7 @@ def as_in_a_run() -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it costs a kernel for each tensor
         warnings.filterwarnings("ignore", message=".*deterministic.*")
     torch.set_num_threads(1)
     keep_memory()

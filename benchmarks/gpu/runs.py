@@ -14,7 +14,8 @@ from hgenv.optimizers import REGISTRY
 from .photos import Pair
 from .problem import make
 
-OPTIMIZERS = ("hybrid_gradient", "basic_random_search", "credit_gradient")
+OPTIMIZERS = ("combined", "basic_random_search", "hybrid_gradient_paper")
+BETAS = 5  # random ones, of which the runs start at the median
 FAILURES = 3  # failed steps in a row that end a run
 
 
@@ -27,27 +28,61 @@ class Sizes:
         network: What is trained.
         batch_size: B.
         row_seconds: Of the budget's kind, between two rows: metrics take a moment.
+        tried_updates: Updates at each of the random betas.
     """
 
-    budget: Budget = Budget(40, "total_seconds")
-    network: Network = Network()
+    budget: Budget = Budget(60, "wall_seconds")
+    network: Network = Network("large", size=128)
     batch_size: int = 32
-    row_seconds: float = 0.4
+    row_seconds: float = 3.0
+    tried_updates: int = 25
 
 
-def run(optimizer: str, photos: Pair, sizes: Sizes, device: str, save: Callable[[dict[str, Any]], None]) -> None:
+def rank(photos: Pair, sizes: Sizes, device: str, save: Callable[[dict[str, Any]], None]) -> None:
+    """Train for a moment at each of some random betas, and save the median by validation."""
+    env = make(photos, sizes.network, batch_size=sizes.batch_size, device=device)
+    primary = env.task.metrics[0].name
+    found: dict[str, float] = {}
+    for number in range(BETAS):
+        env.reset(seed=0)
+        name = f"random:{number}"
+        fixed = REGISTRY["fixed"](env.space, seed=0, initial=name)
+        for _ in range(sizes.tried_updates):
+            fixed.update(env)
+        found[name] = env.validation_metrics()[primary]
+    save({"validation": found, "median": sorted(found, key=found.__getitem__)[BETAS // 2]})
+
+
+def run(
+    optimizer: str,
+    photos: Pair,
+    sizes: Sizes,
+    device: str,
+    save: Callable[[dict[str, Any]], None],
+    initial: str | None = None,
+) -> None:
     """Make a run, seed 0, and save what there is of it at every row.
+
+    Args:
+        optimizer: Its name.
+        photos: Validation and test.
+        sizes: How large it is.
+        device: Where.
+        save: Takes what there is.
+        initial: See `Optimizer`.
 
     Raises:
         RuntimeError: Step after step failed.
     """
     began = time.monotonic()
     env = make(photos, sizes.network, batch_size=sizes.batch_size, device=device)
-    chosen = REGISTRY[optimizer](env.space, seed=0)
+    chosen = REGISTRY[optimizer](env.space, seed=0, initial=initial)
     env.warm_up()
     primary = env.task.metrics[0]
     result: dict[str, Any] = {
         "optimizer": optimizer,
+        "initial": initial,
+        "network": f"{sizes.network.preset}, {sizes.network.size} px",
         "data": [data.label for data in photos],
         "budget": {"amount": sizes.budget.amount, "unit": sizes.budget.unit},
         "metric": {"name": primary.name, "title": primary.title, "direction": primary.direction},

@@ -1,4 +1,4 @@
-"""Speed of what an update is made of, and of each optimizer's updates, eager."""
+"""Speed of what an update is made of, and of some optimizers' updates: launched kernel by kernel, and played back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from hgenv.env import DataGenEnv
 from hgenv.generators import ShapeGenerator
 from hgenv.learning import Network, influence, sample_gradient, sample_gradient_without_curvature, train
+from hgenv.learning.first_order import virtual_influence
 from hgenv.learning.rules import TrainingState
 from hgenv.optimizers import REGISTRY, Optimizer
 from hgenv.probing import Batched, Prober, Serial
@@ -21,7 +22,9 @@ from . import clock
 from .photos import Pair
 from .problem import make
 
+HOW = (False, True)  # recorded or not
 PROBES = 4  # as many as a basic random search makes
+VIRTUAL = 256  # samples, as one batch
 PERIOD = 4  # updates in a pass: every preset's period divides it
 
 Save = Callable[[dict[str, Any]], None]
@@ -42,7 +45,7 @@ class Sizes:
     generated: tuple[int, ...] = (64, 512, 4096)
     pixels: tuple[int, ...] = (64, 128)
     network_pixels: int = 64
-    optimizers: tuple[str, ...] = tuple(REGISTRY)
+    optimizers: tuple[str, ...] = ("hybrid_gradient_paper", "credit_gradient", "combined", "basic_random_search")
     seconds: float = 0.4
 
 
@@ -63,13 +66,17 @@ def generating(sizes: Sizes, device: str, save: Save) -> None:
 def training(preset: str, batch: int, photos: Pair, sizes: Sizes, device: str, save: Save) -> None:
     """Seconds of everything that an update of a network of this preset may consist of, and of updates."""
     found: list[dict[str, Any]] = []
-    env = make(photos, Network(preset, size=sizes.network_pixels), batch_size=batch, device=device)
+    network = Network(preset, size=sizes.network_pixels)
+    how = {recorded: make(photos, network, batch_size=batch, device=device, cuda_graphs=recorded) for recorded in HOW}
     about = {"data": photos[0].label, "network": preset, "pixels": sizes.network_pixels, "batch": batch}
-    for name, work, times in _pieces(env, sizes.optimizers):
-        row: dict[str, Any] = {"name": name} | _measured(work, env.device, sizes.seconds)
-        if "seconds" in row:
-            row["seconds"] /= times
-        found.append(row)
+    pieces = [_pieces(env, sizes.optimizers) for env in how.values()]
+    for both in zip(*pieces, strict=True):
+        for recorded, (name, work, times) in zip(how, both, strict=True):
+            row: dict[str, Any] = {"name": name, "recorded": recorded}
+            row |= _measured(work, how[recorded].device, sizes.seconds)
+            if "seconds" in row:
+                row["seconds"] /= times
+            found.append(row)
         save(about | {"rows": found})
 
 
@@ -80,13 +87,27 @@ def _pieces(env: DataGenEnv, optimizers: Sequence[str]) -> Iterator[tuple[str, c
     rolled = env.rollout(beta)
     if rolled.samples is None:
         raise RuntimeError(f"there are no samples to train on: {rolled.outcome.message}")
-    batches = rolled.samples.split(problem.batch_size)
+    batches, virtual = rolled.samples.split(problem.batch_size), env.sample_seeds(VIRTUAL)
     given = problem.learner, problem.rule, rolled.states, batches, problem.validation
-    yield "training step", partial(train, *given[:2], rolled.states[0], batches), problem.unroll_steps
+
+    def working(work: Callable[[], object]) -> clock.Work:
+        def done() -> None:
+            with problem.work(env.ledger, "gradient"):
+                work()
+
+        return done
+
+    yield "training step", working(partial(train, *given[:2], rolled.states[0], batches)), problem.unroll_steps
     yield "validation pass", partial(problem.validate, rolled.end, env.ledger), 1
-    yield "dL/dX with curvature, K steps", partial(sample_gradient, *given), 1
-    yield "dL/dX without curvature, K steps", partial(sample_gradient_without_curvature, *given), 1
-    yield "influence, K steps", partial(influence, *given), 1
+    yield "dL/dX with curvature, K steps", working(partial(sample_gradient, *given)), 1
+    yield (
+        "dL/dX without curvature, last step",
+        working(partial(sample_gradient_without_curvature, *given, last_steps=1)),
+        1,
+    )
+    yield "influence, K steps", working(partial(influence, *given)), 1
+    samples = problem.generate(beta.expand(VIRTUAL, -1), virtual)
+    yield f"influence of {VIRTUAL} virtual samples", working(partial(virtual_influence, *given, samples)), 1
     betas = [space.project(space.random(i)) for i in range(PROBES)]
     probers: dict[str, Prober] = {"one by one": Serial(), "as one batch": Batched()}
     for how, prober in probers.items():

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-MOMENTS = (0.25, 0.5, 1.0)  # shares of a run's budget
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+MOMENTS = (0.1, 0.25, 0.5, 1.0)  # shares of a run's budget
 
 
 def text(everything: Mapping[str, Any]) -> str:
@@ -17,7 +21,7 @@ def text(everything: Mapping[str, Any]) -> str:
         "",
         f"Driver {machine['driver'] or 'unknown'}, CUDA {machine['cuda'] or 'none'}, torch {versions['torch']}, Python "
         f"{versions['python']}; {machine['cpu']}, {machine['cores']} cores; {machine['date']}; commit "
-        f"{machine['commit'] or 'unknown'}. Eager code, one torch thread.",
+        f"{machine['commit'] or 'unknown'}. One torch thread.",
         "",
     ]
     if machine["dry_run"]:
@@ -28,10 +32,10 @@ def text(everything: Mapping[str, Any]) -> str:
         lines += _tests(results["tests"])
     if "generate" in results:
         lines += _generate(results["generate"]["rows"])
-    measured = [result for result in results.values() if "network" in result]
+    measured = [results[name] for name in results if name.startswith(("small", "large"))]
     for network in dict.fromkeys(result["network"] for result in measured):
         lines += _speed(network, [result for result in measured if result["network"] == network])
-    lines += _runs([result for result in results.values() if "optimizer" in result])
+    lines += _runs([result for result in results.values() if "optimizer" in result], results.get("random_betas"))
     return "\n".join(lines)
 
 
@@ -61,24 +65,25 @@ def _generate(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _speed(network: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = {(row["name"], result["batch"]): row for result in results for row in result["rows"]}
-    batches = sorted({batch for _, batch in found})
+    found = {(row["name"], result["batch"], row["recorded"]): row for result in results for row in result["rows"]}
+    batches = sorted({batch for _, batch, _ in found})
     rows = []
-    for what in dict.fromkeys(name for name, _ in found):
+    for what in dict.fromkeys(name for name, *_ in found):
         cells = [what]
         for batch in batches:
-            row = found.get((what, batch), {})
-            if "seconds" in row:
-                cells += [f"{1000 * row['seconds']:.1f}", _share(row["waits"])]
-            else:
-                cells += [_why(row), ""]
+            for recorded in (False, True):
+                row = found.get((what, batch, recorded), {})
+                measured = "seconds" in row
+                cells.append(f"{1000 * row['seconds']:.1f} ({_share(row['waits'])})" if measured else _why(row))
         rows.append(cells)
-    titles = ["", *(title for batch in batches for title in (f"ms, B = {batch}", "GPU waits"))]
+    titles = [""]
+    for batch in batches:
+        titles += [f"B = {batch}, ms (GPU waits)", "played back"]
     about = f"{results[0]['pixels']} px, K = 2, {results[0]['data']}."
     return [f"## The {network} network", "", about, "", *_table(titles, rows)]
 
 
-def _runs(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _runs(found: Sequence[Mapping[str, Any]], betas: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return []
     first = found[0]
@@ -94,10 +99,40 @@ def _runs(found: Sequence[Mapping[str, Any]]) -> list[str]:
         rows.append(cells)
     moments = [f"{moment:.0%} of it" for moment in MOMENTS]
     about = (
-        f"{first['data'][0]}; {first['data'][1]}. Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. "
+        f"{first['data'][0]}; {first['data'][1]}. Network: {first['network']}. From "
+        f"{first['initial'] or 'the initial beta'}{_ranked(betas)}. Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. "
         f"{first['metric']['title']}: validation / test of the last row so far."
     )
     return ["## Runs", "", about, "", *_table(("optimizer", "updates", *moments, "CPU s", "GPU s", "wall s"), rows)]
+
+
+def _ranked(betas: Mapping[str, Any] | None) -> str:
+    """The random betas, in words."""
+    if betas is None:
+        return ""
+    told = ", ".join(f"{name.removeprefix('random:')}: {value:.4g}" for name, value in betas["validation"].items())
+    return f", the median of random betas by a short training ({told})"
+
+
+def draw(everything: Mapping[str, Any], path: Path) -> None:
+    """The runs' curves, validation and test, against the budget; nothing if there are none."""
+    found = [known["result"] for known in everything["parts"].values() if "optimizer" in (known["result"] or {})]
+    if not found:
+        return
+    unit, title = found[0]["budget"]["unit"], found[0]["metric"]["title"]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, split in zip(figure.subplots(1, 2, sharey=True), ("validation", "test"), strict=True):
+        for result in found:
+            rows, name = result["rows"], result["metric"]["name"]
+            axes.plot([_spent(r, unit) for r in rows], [r[split][name] for r in rows], label=result["optimizer"])
+        axes.set_title(f"{split} photos")
+        axes.set_xlabel(unit.replace("_", " "))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(title)
+    figure.axes[1].legend()
+    figure.suptitle(f"{everything['machine']['gpu'] or 'no GPU'}; network: {found[0]['network']}; one seed")
+    figure.savefig(path, dpi=150)
 
 
 def _spent(row: Mapping[str, Any], unit: str) -> float:

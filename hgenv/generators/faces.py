@@ -17,6 +17,7 @@ from ..samples import DenseSamples
 from . import scores
 from .deform import deform
 from .distributions import gaussian_mixture, von_mises_mixture
+from .host import few_on_the_cpu
 from .random import directions, uniforms
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class FaceGenerator:
         self._tensors = {torch.device("cpu"): flat}
         self.numbers = 2 + (1 + 3 * MODES) + (1 + 3) + sum(self._counts) - 3 * MODES
 
+    @few_on_the_cpu
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device: image (B, 3, S, S), depth, mask."""
         self.space.check_rows(betas, seeds)

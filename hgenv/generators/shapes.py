@@ -21,6 +21,7 @@ from ..rendering.csg.analytic import AnalyticRenderer
 from ..rendering.csg.scene import Frame, Renderer, Scene
 from ..samples import DenseSamples
 from . import grammar
+from .host import few_on_the_cpu
 from .random import normals, uniforms
 from .scores import normal
 
@@ -128,6 +129,7 @@ class CSGGenerator(ABC):
     def _shapes(self, blocks: dict[str, Tensor], uniform: Tensor) -> grammar.Shape:
         """B objects fitted into the view, from the blocks of beta (B, .) and (B, numbers) in (0, 1)."""
 
+    @few_on_the_cpu
     def __call__(self, betas: Tensor, seeds: Tensor) -> DenseSamples:
         """Samples for (B, d) betas and (B,) int64 seeds, on the seeds' device.
 

@@ -27,10 +27,20 @@ from torch import Tensor
 
 from hgenv.samples import Samples
 
-from .learner import Learner, gradient, training_loss
+from .learner import Learner, training_loss
 from .precision import full_precision
+from .recorded import recorded
 from .rules import Rule, TrainingState, Weights
-from .unroll import LastAdjoint, StepGradient, as_gradient, backwards, differentiable, last_adjoint, rule_adjoint
+from .unroll import (
+    LastAdjoint,
+    StepGradient,
+    as_gradient,
+    backwards,
+    differentiable,
+    last_adjoint,
+    rule_adjoint,
+    training_gradient,
+)
 
 # Ends of the difference, in roots of the machine epsilon and lengths of the weights. Losses bend so much along their
 # own gradients that the usual 1 is too far (37 % off in single precision, against 1 %).
@@ -116,12 +126,7 @@ def sample_gradient_without_curvature(
     loss, adjoint = last or last_adjoint(learner, trajectory[-1], data)
     gradients = []
     for state, batch, v in _directions(learner, rule, trajectory, batches, adjoint, last_steps):
-        reach, ends = reach_along(state.weights, v), []
-        samples = differentiable(batch)
-        for sign in (1, -1):
-            ends.append(_slopes(learner, moved(state.weights, v, sign * reach), samples))
-        *fields, weights = ((ahead - behind) / (2 * reach) for ahead, behind in zip(*ends, strict=True))
-        gradients.append(StepGradient(as_gradient(samples, fields), weights))
+        gradients.append(StepGradient(*_slopes_along(learner, state.weights, v, batch)))
     return loss, gradients[::-1]
 
 
@@ -136,11 +141,23 @@ def _directions(
     """s_k, X_k and v_k of the training steps, the last one first."""
     for state, batch in backwards(trajectory, batches, last_steps):
         # The derivative of a linear rule is the same at any gradient.
-        g = state.weights if rule.linear else gradient_at(learner, state.weights, batch)
+        g = state.weights if rule.linear else training_gradient(learner, state.weights, batch)
         adjoint, v = rule_adjoint(rule, state, g, adjoint)
         yield state, batch, v
 
 
+@recorded
+def _slopes_along(learner: Learner, weights: Weights, v: Weights, batch: Samples) -> tuple[Samples, Tensor]:
+    """The slopes along v of the training loss's gradients by samples and by their weights."""
+    reach, ends = reach_along(weights, v), []
+    samples = differentiable(batch)
+    for sign in (1, -1):
+        ends.append(_slopes(learner, moved(weights, v, sign * reach), samples))
+    *fields, of_weights = ((ahead - behind) / (2 * reach) for ahead, behind in zip(*ends, strict=True))
+    return as_gradient(samples, fields), of_weights
+
+
+@recorded
 def influence_along(learner: Learner, weights: Weights, v: Weights, samples: Samples) -> Tensor:
     """The slope along v of each sample's share of the training loss, (B,)."""
     reach, ends = reach_along(weights, v), []
@@ -148,13 +165,6 @@ def influence_along(learner: Learner, weights: Weights, v: Weights, samples: Sam
         # Only the samples' weights need a gradient, so that the network keeps no graph.
         ends.append(_slopes(learner, moved(weights, v, sign * reach), samples)[-1])
     return (ends[0] - ends[1]) / (2 * reach)
-
-
-def gradient_at(learner: Learner, weights: Weights, batch: Any) -> Weights:
-    """The gradient of the training loss."""
-    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-    found = gradient(learner, training_loss(learner, leaves, batch), list(leaves.values()))
-    return dict(zip(leaves, found, strict=True))
 
 
 def _slopes(learner: Learner, weights: Weights, samples: Any) -> tuple[Tensor, ...]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .first_order import gradient_at, influence_along, moved, norm, reach_along
+from .first_order import influence_along, moved, norm, reach_along
 from .learner import Learner
 from .precision import full_precision
 from .rules import TrainingState, Weights
-from .unroll import LastAdjoint, last_adjoint
+from .unroll import LastAdjoint, last_adjoint, training_gradient
 
 
 @full_precision()
@@ -54,7 +54,7 @@ def newton_influence(
     def product(v: Weights) -> Weights:
         """H v, as a central difference of gradients."""
         reach = reach_along(weights, v)
-        ahead, behind = (gradient_at(learner, moved(weights, v, sign * reach), batches[-1]) for sign in (1, -1))
+        ahead, behind = (training_gradient(learner, moved(weights, v, sign * reach), batches[-1]) for sign in (1, -1))
         return {name: (ahead[name] - behind[name]) / (2 * reach) for name in v}
 
     solution = conjugate_gradients(product, adjoint.weights, products, damping)

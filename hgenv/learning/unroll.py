@@ -25,6 +25,7 @@ from hgenv.samples import Samples
 
 from .learner import Learner, gradient, training_loss, validation_loss
 from .precision import full_precision
+from .recorded import recorded
 from .rules import Rule, TrainingState, Weights
 
 LastAdjoint = tuple[Tensor, TrainingState]  # L and a_K
@@ -52,12 +53,19 @@ def train(learner: Learner, rule: Rule, state: TrainingState, batches: list[Any]
     """
     trajectory = [state]
     for batch in batches:
-        weights = {name: w.detach().requires_grad_() for name, w in state.weights.items()}
-        g = gradient(learner, training_loss(learner, weights, batch), list(weights.values()))
+        g = training_gradient(learner, state.weights, batch)
         with torch.no_grad():
-            state = rule(state, dict(zip(weights, g, strict=True)))
+            state = rule(state, g)
         trajectory.append(state)
     return trajectory
+
+
+@recorded
+def training_gradient(learner: Learner, weights: Weights, batch: Any) -> Weights:
+    """grad_w l(w, X)."""
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    found = gradient(learner, training_loss(learner, leaves, batch), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
 
 
 @full_precision()
@@ -73,16 +81,47 @@ def train_together(learner: Learner, rule: Rule, state: TrainingState, batches: 
     Returns:
         The last state, of (P, ...) tensors: those of `train` but for rounding.
     """
-
-    def loss(weights: Weights, *tensors: Tensor) -> Tensor:
-        return training_loss(learner, weights, batches[0].with_tensors(tensors))
-
-    slope = torch.func.vmap(torch.func.grad(loss))
     copies = len(batches[0])
     state = state.with_tensors([t.expand(copies, *t.shape) for t in state.tensors])
     for batch in batches:
-        state = rule(state, slope(state.weights, *batch.tensors))
+        state = rule(state, _training_gradients(learner, state.weights, batch))
     return state
+
+
+@recorded
+def _training_gradients(learner: Learner, weights: Weights, batch: Any) -> Weights:
+    """grad_w l(w, X) of each of P copies."""
+
+    def loss(weights: Weights, *tensors: Tensor) -> Tensor:
+        return training_loss(learner, weights, batch.with_tensors(tensors))
+
+    found: Weights = torch.func.vmap(torch.func.grad(loss))(weights, *batch.tensors)
+    return found
+
+
+@full_precision()
+@torch.no_grad()
+def validate(learner: Learner, weights: Weights, data: Any) -> Tensor:
+    """L, without a graph."""
+    return _validation_loss(learner, weights, data)
+
+
+@full_precision()
+@torch.no_grad()
+def validate_together(learner: Learner, weights: Weights, data: Any) -> Tensor:
+    """L of each of P copies of the weights, (P,)."""
+    return _validation_losses(learner, weights, data)
+
+
+@recorded
+def _validation_loss(learner: Learner, weights: Weights, data: Any) -> Tensor:
+    return validation_loss(learner, weights, data)
+
+
+@recorded
+def _validation_losses(learner: Learner, weights: Weights, data: Any) -> Tensor:
+    losses: Tensor = torch.func.vmap(lambda w: validation_loss(learner, w, data))(weights)
+    return losses
 
 
 @full_precision()
@@ -136,31 +175,42 @@ def adjoint_step(
     Returns:
         a_k = dL/ds_k, and what L owes to the samples.
     """
-    start, samples = state.leaves(), differentiable(batch)
-    like = next(iter(start.weights.values()))  # not the samples: none of their fields need be floating-point
+    # The derivative of a linear rule is the same at any gradient.
+    g = state.weights if rule.linear else training_gradient(learner, state.weights, batch)
+    direct, v = rule_adjoint(rule, state, g, adjoint)
+    through_gradient, samples, influence = _gradient_products(learner, state.weights, batch, v)
+    weights = {name: w + through_gradient[name] for name, w in direct.weights.items()}
+    return TrainingState(weights, direct.slots, state.step), StepGradient(samples, influence)
+
+
+@recorded
+def _gradient_products(learner: Learner, weights: Weights, batch: Any, v: Weights) -> tuple[Weights, Samples, Tensor]:
+    """The derivatives of <g, v> by weights, samples, and samples' weights, with g = grad_w l(w, X)."""
+    leaves, samples = {name: w.detach().requires_grad_() for name, w in weights.items()}, differentiable(batch)
+    like = next(iter(leaves.values()))  # not the samples: none of their fields need be floating-point
     sample_weights = torch.ones(len(batch), dtype=like.dtype, device=like.device, requires_grad=True)
-
-    loss = training_loss(learner, start.weights, samples, sample_weights)
-    g = gradient(learner, loss, list(start.weights.values()), graph=True)
-    end = rule(start, dict(zip(start.weights, g, strict=True)))
-
-    variables = [x for x in samples.tensors if x.requires_grad]
-    inputs = [*start.tensors, *variables, sample_weights]
+    loss = training_loss(learner, leaves, samples, sample_weights)
+    g = gradient(learner, loss, list(leaves.values()), graph=True)
+    inputs = [*leaves.values(), *(x for x in samples.tensors if x.requires_grad), sample_weights]
     # A loss need not use all of a sample: what it leaves out has gradient zero.
-    products = torch.autograd.grad(end.tensors, inputs, adjoint.tensors, materialize_grads=True)
-    count = len(start.tensors)
-    before = state.with_tensors(list(products[:count]))
-    return before, StepGradient(as_gradient(samples, list(products[count:-1])), products[-1])
+    products = torch.autograd.grad(g, inputs, list(v.values()), materialize_grads=True)
+    of_weights = dict(zip(leaves, products[: len(leaves)], strict=True))
+    return of_weights, as_gradient(samples, list(products[len(leaves) : -1])), products[-1]
 
 
 @full_precision()
 def last_adjoint(learner: Learner, end: TrainingState, data: Any) -> LastAdjoint:
     """L and a_K = dL/ds_K."""
-    weights = {name: w.detach().requires_grad_() for name, w in end.weights.items()}
-    loss = validation_loss(learner, weights, data)
-    g = gradient(learner, loss, list(weights.values()))
+    loss, g = _validation_gradient(learner, end.weights, data)
     slots = [torch.zeros_like(t) for part in end.slots.values() for t in part.values()]
-    return loss.detach(), end.with_tensors([*g, *slots])
+    return loss, end.with_tensors([*g, *slots])
+
+
+@recorded
+def _validation_gradient(learner: Learner, weights: Weights, data: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    loss = validation_loss(learner, leaves, data)
+    return loss.detach(), gradient(learner, loss, list(leaves.values()))
 
 
 def rule_adjoint(

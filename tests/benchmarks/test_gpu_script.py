@@ -202,8 +202,10 @@ def test_speed_has_a_row_of_everything(pair: photos.Pair, monkeypatch: pytest.Mo
     sizes = speed.Sizes(network_pixels=SIZE, optimizers=("hybrid_gradient", "evolution", "random_search"), seconds=0.0)
     speed.training("small", 2, pair, sizes, "cpu", lambda result: saved.append(json.loads(json.dumps(result))))
     rows = {row["name"]: row for row in saved[-1]["rows"]}
-    assert len(saved) == len(rows) == 10
-    assert rows["update: evolution"] == {"name": "update: evolution", "skipped": "No module named 'nevergrad'"}
+    assert len(saved) == len(rows) == 11
+    assert [row["recorded"] for row in saved[-1]["rows"]] == [False, True] * 11
+    evolution = {"name": "update: evolution", "recorded": True, "skipped": "No module named 'nevergrad'"}
+    assert rows["update: evolution"] == evolution
     assert rows["update: random_search"]["error"] == "RuntimeError: out of memory"
     assert all(row["seconds"] > 0 for name, row in rows.items() if name[8:] not in ("evolution", "random_search"))
     known = {"status": "done", "seconds": 1.0, "error": None}
@@ -211,10 +213,16 @@ def test_speed_has_a_row_of_everything(pair: photos.Pair, monkeypatch: pytest.Mo
     assert "| update: evolution | left out: No module named 'nevergrad' |" in text
 
 
-def test_a_run_is_written_against_time(pair: photos.Pair) -> None:
+def test_a_run_is_written_against_time(pair: photos.Pair, tmp_path: Path) -> None:
     saved: list[dict[str, Any]] = []
-    sizes = runs.Sizes(Budget(4, "updates"), Network(size=SIZE), batch_size=2, row_seconds=1.0)
-    runs.run("basic_random_search", pair, sizes, "cpu", lambda result: saved.append(json.loads(json.dumps(result))))
+    sizes = runs.Sizes(Budget(4, "updates"), Network(size=SIZE), batch_size=2, row_seconds=1.0, tried_updates=1)
+    ranked: list[dict[str, Any]] = []
+    runs.rank(pair, sizes, "cpu", ranked.append)
+    median = ranked[-1]["median"]
+    values = ranked[-1]["validation"]
+    assert sum(value < values[median] for value in values.values()) == 2
+    save = lambda result: saved.append(json.loads(json.dumps(result)))  # noqa: E731
+    runs.run("basic_random_search", pair, sizes, "cpu", save, median)
     result = saved[-1]
     assert [row["update"] for row in result["rows"]] == [0, 1, 2, 3, 4]
     assert result["rows"][0]["loss"] is None
@@ -222,7 +230,11 @@ def test_a_run_is_written_against_time(pair: photos.Pair) -> None:
     assert result["metric"]["name"] in result["rows"][-1]["test"]
     assert result["data"] == ["made validation", "made test"]
     known = {"status": "failed", "seconds": 1.0, "error": "exit status 1\nwhy | not", "result": result}
-    text = tables.text({"machine": script.machine(True), "parts": {"basic_random_search": known}})
+    parts = {"random_betas": known | {"result": ranked[-1]}, "basic_random_search": known}
+    text = tables.text({"machine": script.machine(True), "parts": parts})
+    tables.draw({"machine": script.machine(True), "parts": parts}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert f"From {median}, the median of random betas" in text
     assert "| basic_random_search | 4 |" in text
     assert "exit status 1; why \\| not" in text
 
