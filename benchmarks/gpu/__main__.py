@@ -8,7 +8,7 @@
 | --- | --- | --- |
 | small_32 | 60 | training step, dL/dX, influence, probes, updates: small network, B = 32 |
 | random_betas | 35 | a short training at each of five random betas, to find the median of them |
-| combined, basic_random_search, hybrid_gradient_paper | 85 each | a run from it: `shading`, 128 px, large network, 60 s |
+| combined, basic_random_search, hybrid_gradient_paper | 85 each | a run from it, 60 s: `shading`, 128 px, large |
 | tests | 85 | `tests/test_gpu.py` |
 | large_32 | 30 | as small_32 |
 | generate, small_256, large_256 | what is left | samples per second at 64 and 128 px; as small_32 |

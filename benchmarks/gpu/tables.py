@@ -100,8 +100,8 @@ def _runs(found: Sequence[Mapping[str, Any]], betas: Mapping[str, Any] | None) -
     moments = [f"{moment:.0%} of it" for moment in MOMENTS]
     about = (
         f"{first['data'][0]}; {first['data'][1]}. Network: {first['network']}. From "
-        f"{first['initial'] or 'the initial beta'}{_ranked(betas)}. Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. "
-        f"{first['metric']['title']}: validation / test of the last row so far."
+        f"{first['initial'] or 'the initial beta'}{_ranked(betas)}. "
+        f"Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. {first['metric']['title']}: validation / test of the last row so far."
     )
     return ["## Runs", "", about, "", *_table(("optimizer", "updates", *moments, "CPU s", "GPU s", "wall s"), rows)]
 
