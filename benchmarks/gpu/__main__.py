@@ -6,12 +6,11 @@
 
 | part | seconds | what |
 | --- | --- | --- |
-| small_32 | 60 | training step, dL/dX, influence, probes, updates: small network, B = 32 |
-| random_betas | 35 | a short training at each of five random betas, to find the median of them |
-| combined, basic_random_search, hybrid_gradient_paper | 85 each | a run from it, 60 s: `shading`, 128 px, large |
-| tests | 85 | `tests/test_gpu.py` |
-| large_32 | 30 | as small_32 |
-| generate, small_256, large_256 | what is left | samples per second at 64 and 128 px; as small_32 |
+| small_32 | 90 | training step, dL/dX, influence, probes, updates: small network, B = 32 |
+| random_betas | 45 | a short training at each of five random betas, to find the median of them |
+| combined, basic_random_search, hybrid_gradient_paper | 90 each | a run from it, 60 s: `shading`, 128 px, large |
+| tests | 60 | `tests/test_gpu.py` |
+| large_32, generate, small_256, large_256 | what is left | as small_32; samples per second at 64 and 128 px |
 
 A part's result is written as it ends. Called again, whatever has not ended well is done again, nothing else; so a
 sitting may be broken off, and goes on after something was mended. `gpu.json` has everything, `gpu.md` tables of it.
@@ -50,8 +49,8 @@ MINUTES = 8.0
 APART = 15  # seconds of them for the script itself
 SPEED = {"small_32": ("small", 32), "large_32": ("large", 32), "small_256": ("small", 256), "large_256": ("large", 256)}
 # Most valuable first.
-SHARES = {"small_32": 60, "random_betas": 35} | dict.fromkeys(runs.OPTIMIZERS, 85) | {"tests": 85, "large_32": 30}
-REST = dict.fromkeys(["generate", "small_256", "large_256"], 40)  # if the others end sooner
+SHARES = {"small_32": 90, "random_betas": 45} | dict.fromkeys(runs.OPTIMIZERS, 90) | {"tests": 60}
+REST = dict.fromkeys(["large_32", "generate", "small_256", "large_256"], 40)  # if the others end sooner
 ALL = SHARES | REST
 
 PATIENCE = 20  # how many times as long a dry run may take: it may be on any CPU
@@ -129,7 +128,7 @@ def hold(options: argparse.Namespace, names: Sequence[str]) -> int:
         everything = {"machine": here, "parts": found}
         sitting.write_json(out / "gpu.json", everything)
         (out / "gpu.md").write_text(tables.text(everything))
-        tables.draw(everything, out / "curves.png")
+        tables.draw(everything, out / tables.CURVES)
 
     sitting.hold([part(name) for name in names], out, patience * (60 * options.minutes - APART), write)
     write()

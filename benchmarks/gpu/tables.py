@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+CURVES = "curves.png"
 MOMENTS = (0.1, 0.25, 0.5, 1.0)  # shares of a run's budget
 
 
@@ -36,6 +37,8 @@ def text(everything: Mapping[str, Any]) -> str:
     for network in dict.fromkeys(result["network"] for result in measured):
         lines += _speed(network, [result for result in measured if result["network"] == network])
     lines += _runs([result for result in results.values() if "optimizer" in result], results.get("random_betas"))
+    if any("optimizer" in result for result in results.values()):
+        lines += [f"![Curves of the runs]({CURVES})", ""]
     return "\n".join(lines)
 
 
@@ -98,10 +101,11 @@ def _runs(found: Sequence[Mapping[str, Any]], betas: Mapping[str, Any] | None) -
         cells += [f"{spent[unit]:.1f}" for unit in ("cpu_seconds", "gpu_seconds", "wall_seconds")]
         rows.append(cells)
     moments = [f"{moment:.0%} of it" for moment in MOMENTS]
+    start = first["initial"] or "the initial beta"
     about = (
-        f"{first['data'][0]}; {first['data'][1]}. Network: {first['network']}. From "
-        f"{first['initial'] or 'the initial beta'}{_ranked(betas)}. "
-        f"Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. {first['metric']['title']}: validation / test of the last row so far."
+        f"{first['data'][0]}; {first['data'][1]}. Network: {first['network']}. From {start}{_ranked(betas)}. "
+        f"Budget {budget['amount']:g} {budget['unit'].replace('_', ' ')}. "
+        f"{first['metric']['title']}: validation / test of the last row so far."
     )
     return ["## Runs", "", about, "", *_table(("optimizer", "updates", *moments, "CPU s", "GPU s", "wall s"), rows)]
 

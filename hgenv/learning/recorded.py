@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 MOST = 64  # recordings that one object holds
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Recordings:
