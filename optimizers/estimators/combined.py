@@ -28,6 +28,8 @@ class Combined:
 
     What an estimator needs and the generator does not have makes the mixture go without it.
 
+    By default score influence looks at the samples of the last training step alone. Beside `Pathwise` that costs nothing.
+
     Attributes:
         estimators: Which; one of them at most may propose betas for its samples.
 
@@ -35,7 +37,7 @@ class Combined:
         ValueError: There is none, or something else is among them.
     """
 
-    estimators: Sequence[Estimator] = (Pathwise(), ScoreInfluence(last_steps=1))
+    estimators: Sequence[Estimator] = (Pathwise(), ScoreInfluence(num_virtual=0, last_steps=1))
 
     def __post_init__(self) -> None:
         """Check them."""
