@@ -1,4 +1,4 @@
-from .by_name import load_heads, load_model, load_photos
+from .by_name import load_heads, load_model, load_photos, some_photos
 from .folder import VARIABLE, DataError
 from .heads import Heads
 from .morphable import MorphableModel
@@ -16,4 +16,5 @@ __all__ = [
     "load_model",
     "load_photos",
     "prepare",
+    "some_photos",
 ]

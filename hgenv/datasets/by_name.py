@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,42 @@ def load_photos(
 
     root = find_folder(data_folder, f"data={data!r}", "mbii/")
     return mbii.load(root, "train", input=input, size=size), mbii.load(root, "test", input=input, size=size)
+
+
+def some_photos(
+    validate_on: Sequence[int],
+    *,
+    inner: bool = False,
+    data: str = "mbii",
+    data_folder: Path | str | None = None,
+    input: str = "diffuse",
+    size: int = 64,
+) -> tuple[Photos, Photos]:
+    """Photos for a look at how many real ones tuning needs, or for choices that no test photo may see.
+
+        env.data={_target_: hgenv.datasets.some_photos, validate_on: [0, 1]}                 # two to validate on
+        env.data={_target_: hgenv.datasets.some_photos, validate_on: [0, 1, 2], inner: true} # an inner hold-out
+
+    Args:
+        validate_on: Numbers of the validation photos that are left to validate on.
+        inner: Whether the other validation photos take the place of the test photos.
+        data: See `load_photos`.
+        data_folder: See there.
+        input: See there.
+        size: See there.
+
+    Returns:
+        What to validate on and what to test on.
+
+    Raises:
+        ValueError: See `load_photos`.
+        DataError: See there; or there are no such photos, or none is left for the inner hold-out.
+    """
+    validation, test = load_photos(data, data_folder, input, size)
+    chosen = validation.some(list(validate_on))
+    if not inner:
+        return chosen, test
+    return chosen, validation.some([n for n in range(len(validation)) if n not in set(validate_on)])
 
 
 def load_heads(data: str, data_folder: Path | str | None = None, size: int = 64) -> tuple[Heads, Heads]:

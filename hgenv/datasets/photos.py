@@ -16,7 +16,7 @@ Every data set goes through `prepare`, so that photos and renders look alike:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -127,6 +127,22 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def some(self, numbers: Sequence[int]) -> Photos:
+        """The photos with these numbers, counted from 0; the label says how many, and of how many.
+
+        Raises:
+            DataError: There are no such photos, or one is named twice.
+        """
+        if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= n < len(self) for n in numbers):
+            raise DataError(f"{self.label}: choose some of the photos 0 to {len(self) - 1}, each once, not {numbers}")
+        rows = torch.tensor(numbers)
+        return Photos(
+            self.samples[rows],
+            tuple(self.names[n] for n in numbers),
+            tuple(self.native[n] for n in numbers),
+            f"{self.label}, {len(numbers)} of {len(self)}",
+        )
 
     def __repr__(self) -> str:
         return f"<Photos: {self.label}, {len(self)} of {self.samples.image.shape[-1]} px>"

@@ -14,7 +14,7 @@ from ..rendering.csg.scene import Frame, Renderer
 from ..rendering.framing import pixel_centres
 from ..rendering.shading import environment_map
 from ..rendering.shading.camera import KNOTS, SCALES, VIGNETTING, Camera
-from ..rendering.shading.environment_map import COLUMNS, ROWS, dot
+from ..rendering.shading.environment_map import ROWS, dot
 from ..rendering.shading.texture import solid_texture
 from ..rendering.surfaces.fragments import light_axes
 from ..rendering.surfaces.placing import product
@@ -30,15 +30,15 @@ STEEPER, WEAKER = 2.5, 1.5  # the logarithm of an amplitude is STEEPER * beta - 
 BRIGHTER = 2.0  # spread of the logarithm of light for numbers of the map that spread by 1
 
 
-def studio_blocks() -> list[Block]:
-    """Everything but the shapes: 537 components."""
+def studio_blocks(map_rows: int = ROWS) -> list[Block]:
+    """Everything but the shapes: 25 components, and 2 * map_rows**2 of the light's map."""
     around = "from straight above to below, each row from the back round the left, the front and the right"
     log_spread = "standard deviation of the logarithm of that"
     return [
         block(
-            "light_map", ROWS * COLUMNS, -1, 1, 0, "log",
+            "light_map", 2 * map_rows**2, -1, 1, 0, "log",
             f"logarithm of the light's intensity beside the initial one, {BRIGHTER:g} * value in bumps of 20 degrees; "
-            f"{ROWS} rows of {COLUMNS} {around}",
+            f"{map_rows} rows of {2 * map_rows} {around}",
         ),
         block("light_spread", 2, 0, 1, 0.3, "1", "the map's front turns to (x, y, 1/2): standard deviations of both"),
         block("texture", 1, 0, 1, 0.2, "1", "largest contrast of the albedo; a sample's own is uniform below it"),
@@ -61,8 +61,8 @@ def studio_blocks() -> list[Block]:
 class OwnShadow:
     """White matter in light from each sample's own direction: the image is what arrives of it; see `Look`."""
 
-    def __init__(self) -> None:
-        self.blocks: Sequence[Block] = studio_blocks()
+    def __init__(self, map_rows: int) -> None:
+        self.blocks: Sequence[Block] = studio_blocks(map_rows)
         self.pathwise = tuple(b.name for b in self.blocks)
 
     def fields(self, blocks: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
@@ -90,13 +90,17 @@ class StudioGenerator(GrammarGenerator):
     Args:
         renderer: See `CSGGenerator`.
         depth: See `GrammarGenerator`.
+        map_rows: Rows of the light's map, 2 to 16, each with twice as many numbers: 16 make d = 566, 8 make 182, 4
+            make 86. The fewer, the wider the bumps that a number makes.
 
     Raises:
-        ValueError: A depth that is out of range.
+        ValueError: A depth or a number of rows that is out of range.
     """
 
-    def __init__(self, renderer: Renderer | None = None, *, depth: int = 3) -> None:
-        super().__init__(renderer, depth, OwnShadow())
+    def __init__(self, renderer: Renderer | None = None, *, depth: int = 3, map_rows: int = ROWS) -> None:
+        if not 2 <= map_rows <= ROWS:
+            raise ValueError(f"map_rows must be between 2 and {ROWS}, not {map_rows}")
+        super().__init__(renderer, depth, OwnShadow(map_rows))
 
     def frame(self, betas: Tensor, seeds: Tensor) -> Frame:
         """See `CSGGenerator`."""
@@ -148,7 +152,7 @@ def _light(b: dict[str, Tensor], z: Tensor, own: Tensor, normal: Tensor, direct:
         normal: (B, 3, P).
         direct: (B, P) what white matter receives from that direction alone.
     """
-    basis = environment_map.basis(normal.device)
+    basis = environment_map.basis(normal.device, math.isqrt(b["light_map"].shape[1] // 2))
     intensity = torch.exp(deform(basis.initial, basis.bumps, BRIGHTER * b["light_map"]))
     moments = deform(basis.moments.new_zeros(basis.moments.shape[1]), basis.moments, intensity)
     coefficients, brightest = environment_map.metered(moments)

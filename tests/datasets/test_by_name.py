@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from hgenv.datasets import VARIABLE, DataError, heads, load_heads, load_model, load_photos
+from hgenv.datasets import VARIABLE, DataError, heads, load_heads, load_model, load_photos, some_photos
 from hgenv.datasets.folder import find_folder
 
 
@@ -82,3 +83,22 @@ def test_a_models_own_path_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(VARIABLE, "/nowhere")
     with pytest.raises(DataError, match=str(tmp_path / "own.mat")):
         load_model("bfm", tmp_path / "own.mat")
+
+
+def test_some_photos_are_left_to_validate_on() -> None:
+    validation, test = load_photos("standin", size=32)
+    chosen, same = some_photos([2, 0], data="standin", size=32)
+    assert chosen.names == (validation.names[2], validation.names[0])
+    assert torch.equal(chosen.samples.image, validation.samples.image[[2, 0]])
+    assert torch.equal(chosen.native[1].normal, validation.native[0].normal)
+    assert chosen.label == f"{validation.label}, 2 of {len(validation)}"
+    assert same.names == test.names
+    # An inner hold-out: what is not validated on, and no test photo.
+    chosen, others = some_photos([2, 0], data="standin", size=32, inner=True)
+    assert sorted(chosen.names + others.names) == sorted(validation.names)
+    assert not set(chosen.names) & set(others.names)
+    for wrong in ([], [0, 0], [len(validation)], [-1]):
+        with pytest.raises(DataError, match="choose some of the photos 0 to"):
+            some_photos(wrong, data="standin", size=32)
+    with pytest.raises(DataError, match="choose some"):
+        some_photos(range(len(validation)), data="standin", size=32, inner=True)

@@ -1,5 +1,6 @@
 """Shapes in an environment map: what is shared with the lit shapes, and what the light and the camera do."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -92,3 +93,27 @@ def test_vignetting_darkens_corners() -> None:
     inside = plain.mask * (plain.image > 0.01) * (plain.image < 0.99) > 0
     expected = plain.image * torch.exp(-0.5 * (r2 + r2 * r2))
     torch.testing.assert_close(dark.image[inside], expected[inside], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("map_rows", "d"), [(2, 62), (4, 86), (8, 182)])
+def test_a_map_of_few_numbers_lights_from_the_same_side(map_rows: int, d: int) -> None:
+    generator = StudioGenerator(AnalyticRenderer(32), map_rows=map_rows)
+    assert generator.space.dimension == d
+    # Where the map's numbers are all zero, it is the initial map, however many there are.
+    initial = generator(at(generator, light_map=0), SEEDS).image
+    torch.testing.assert_close(initial, STUDIO(at(STUDIO, light_map=0), SEEDS).image, rtol=1e-4, atol=1e-5)
+    half = map_rows // 2
+    for columns, sign in ((slice(half // 2, half // 2 + half), -1), (slice(-half // 2 - half, -(half // 2) or None), 1)):
+        light = torch.zeros(map_rows, 2 * map_rows, dtype=torch.float64)
+        light[:, columns] = 0.6
+        beta = at(generator, light_map=light.flatten(), light_spread=0, texture=0, exposure=-0.5)
+        made = generator(beta, SEEDS)
+        seen = made.mask[:, 0] > 0
+        image, normal = made.image[:, 0][seen], made.target[:, 0][seen] * sign
+        assert image[normal > 0.5].mean() > 1.2 * image[normal < -0.5].mean()
+
+
+def test_a_map_has_two_to_sixteen_rows() -> None:
+    for wrong in (1, 17):
+        with pytest.raises(ValueError, match="map_rows must be between 2 and 16"):
+            StudioGenerator(map_rows=wrong)

@@ -27,7 +27,8 @@ from torch import Tensor
 from ...device import own_modes
 from . import forward_alone
 
-ROWS, COLUMNS = 16, 32
+ROWS = 16
+COLUMNS = 2 * ROWS
 AMBIENT = 0.2  # share of the initial map's irradiance that comes from everywhere; the rest is from the front
 FRONT = 8.0  # concentration of the light from the front: 20 degrees
 BUMP = 8.0  # concentration of what one number of a map brightens: 20 degrees
@@ -43,7 +44,7 @@ class Basis:
         direction: (T, 3) unit vectors in view coordinates, T = ROWS * COLUMNS.
         initial: (T,) logarithm of the intensities of a map that looks like one lamp at the camera and some light from
             everywhere.
-        bumps: (T, T) what each number of a map adds to the logarithm of each intensity: a bump around its direction.
+        bumps: (N, T) what each number of a map adds to the logarithm of each intensity: a bump around its direction.
             The squares that add up in a direction sum to one, so that a map varies as much as independent numbers do.
         toward: (T, 3) what a unit of intensity adds to the vector irradiance, O_t / pi * w_t.
         moments: (T, 28) what it adds to the coefficients of E, see `irradiance`, and to what the camera meters: to
@@ -59,23 +60,31 @@ class Basis:
 
 @cache
 @own_modes()  # it is kept, whatever surrounds the first call
-def basis(device: torch.device) -> Basis:
-    """The one basis, on a device."""
-    edge = torch.linspace(0, math.pi, ROWS + 1, dtype=torch.float64)
-    polar = ((edge[1:] + edge[:-1]) / 2).repeat_interleave(COLUMNS)
-    around = ((torch.arange(COLUMNS, dtype=torch.float64) + 0.5) / COLUMNS * 2 * math.pi - math.pi).repeat(ROWS)
-    direction = torch.stack([polar.sin() * around.sin(), polar.cos(), polar.sin() * around.cos()], 1)
-    weight = ((edge[:-1].cos() - edge[1:].cos()) * 2 / COLUMNS).repeat_interleave(COLUMNS)
+def basis(device: torch.device, rows: int = ROWS) -> Basis:
+    """The basis of maps of N = 2 * rows**2 numbers, on a device; where numbers are few their bumps are wide."""
+    direction, weight = _cells(ROWS)
     front = torch.exp(FRONT * (direction[:, 2] - 1))
     front = (1 - AMBIENT) * front / (weight * front * direction[:, 2]).sum()
     # White noise on the sphere: its variance in a cell is proportional to the solid angle.
-    bumps = weight.sqrt()[:, None] * torch.exp(BUMP * (direction @ direction.T - 1))
+    middle, own = _cells(rows)
+    wide = min(BUMP, (rows / (0.6 * math.pi)) ** 2)  # 0.6 of the distance between rows
+    bumps = own.sqrt()[:, None] * torch.exp(wide * (middle @ direction.T - 1))
     bumps = bumps / bumps.square().sum(0).sqrt()
     toward = weight[:, None] * direction
     coefficients = weight[:, None] * torch.cat([128 * direction, _quartic(direction)], 1) / 256
     meter = torch.cat([weight[:, None] / 4, toward], 1) * (direction[:, 2:] > 0)
     made = (direction, torch.log(AMBIENT + front), bumps, toward, torch.cat([coefficients, meter], 1))
     return Basis(*(x.to(device, torch.float32).contiguous() for x in made))
+
+
+def _cells(rows: int) -> tuple[Tensor, Tensor]:
+    """Middles of the cells of a map of rows x 2 rows, (T, 3), and their solid angles by pi, (T,)."""
+    columns = 2 * rows
+    edge = torch.linspace(0, math.pi, rows + 1, dtype=torch.float64)
+    polar = ((edge[1:] + edge[:-1]) / 2).repeat_interleave(columns)
+    around = ((torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 * math.pi - math.pi).repeat(rows)
+    direction = torch.stack([polar.sin() * around.sin(), polar.cos(), polar.sin() * around.cos()], 1)
+    return direction, ((edge[:-1].cos() - edge[1:].cos()) * 2 / columns).repeat_interleave(columns)
 
 
 def _quartic(direction: Tensor) -> Tensor:
