@@ -28,7 +28,7 @@ class Combined:
 
     What an estimator needs and the generator does not have makes the mixture go without it.
 
-    By default score influence looks at the samples of the last training step alone. Beside `Pathwise` that costs nothing.
+    By default score influence looks at the samples of the last training step alone: beside `Pathwise`, that is free.
 
     Attributes:
         estimators: Which; one of them at most may propose betas for its samples.

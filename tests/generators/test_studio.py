@@ -103,7 +103,10 @@ def test_a_map_of_few_numbers_lights_from_the_same_side(map_rows: int, d: int) -
     initial = generator(at(generator, light_map=0), SEEDS).image
     torch.testing.assert_close(initial, STUDIO(at(STUDIO, light_map=0), SEEDS).image, rtol=1e-4, atol=1e-5)
     half = map_rows // 2
-    for columns, sign in ((slice(half // 2, half // 2 + half), -1), (slice(-half // 2 - half, -(half // 2) or None), 1)):
+    for columns, sign in (
+        (slice(half // 2, half // 2 + half), -1),
+        (slice(-half // 2 - half, -(half // 2) or None), 1),
+    ):
         light = torch.zeros(map_rows, 2 * map_rows, dtype=torch.float64)
         light[:, columns] = 0.6
         beta = at(generator, light_map=light.flatten(), light_spread=0, texture=0, exposure=-0.5)
