@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .photos import Photos
 
 PHOTOS = ("standin", "mbii")
-HEADS = ("standin", "scans", "basel")
+HEADS = ("standin", "scans", "relatives", "basel")
 MODELS = ("standin", "ict", "bfm")
 
 
@@ -85,8 +85,8 @@ def load_heads(data: str, data_folder: Path | str | None = None, size: int = 64)
 
     Args:
         data: One of `HEADS`.
-        data_folder: The folder that contains `faces/` (scans), or that of the Basel scans; None: what the environment
-            variable HGENV_DATA names.
+        data_folder: The folder that contains `faces/` (scans, relatives), or that of the Basel scans; None: what the
+            environment variable HGENV_DATA names.
         size: S, pixels along an edge.
 
     Raises:
@@ -98,8 +98,8 @@ def load_heads(data: str, data_folder: Path | str | None = None, size: int = 64)
 
     if data == "standin":
         return heads.cached_standin("validation", size), heads.cached_standin("test", size)
-    root = find_folder(data_folder, f"data={data!r}", "faces/" if data == "scans" else "the scans (.ply)")
-    load = heads.load_scans if data == "scans" else heads.load_basel
+    root = find_folder(data_folder, f"data={data!r}", "the scans (.ply)" if data == "basel" else "faces/")
+    load = {"scans": heads.load_scans, "relatives": heads.load_relatives, "basel": heads.load_basel}[data]
     return load(root, "validation", size=size), load(root, "test", size=size)
 
 

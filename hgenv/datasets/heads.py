@@ -9,6 +9,9 @@ face3d (A. Bowman, GPL-2), with colours; test heads are "Infinite, 3D Head Scan"
 colours, and the scan `humface` of the R package Rvcg (GPL-2+), in a neutral skin. Or all scans (`.ply`, micrometres,
 colours) in the folder of the Basel Face Model, every other one for validation. Or faces made by code. They are few:
 what is measured on them is said per head.
+
+The paper has five heads to validate on and five to test on. `load_relatives` makes as many of the scans, by warping:
+each split's relatives come from its own scans. They are no scans, and their names say so.
 """
 
 from __future__ import annotations
@@ -46,6 +49,10 @@ LIGHTS = ((0.0, 0.4, 1.0), (-0.9, 0.3, 0.6), (0.9, 0.3, 0.6))
 FINE = 4
 NEUTRAL = (0.75, 0.6, 0.53)  # sRGB
 SMALLEST = 80.0  # millimetres that a face is wide and high at least, once it is cut
+HEADS = 5  # of a split, as in the paper, with relatives
+STRETCH = 0.08  # largest share by which an axis of a relative differs from its scan's
+BUMPS, WIDE, PUSH = 16, 22.0, 3.5  # how many, how wide (mm), and how far vertices are pushed along each axis (mm)
+SHADE = (0.6, 1.1)  # factor on the skin's colour
 MOST_BYTES = 2**28  # of a mesh
 
 _CURE = "get the scans that this module names, or choose data='standin'"
@@ -121,14 +128,53 @@ def load_scans(folder: Path | str, split: str, *, size: int = 64) -> Heads:
         ValueError: Unknown split.
         DataError: A file is missing or damaged.
     """
+    return render(_scans(Path(folder), split), size, f"renders of scans, {split}")
+
+
+def load_relatives(folder: Path | str, split: str, *, size: int = 64) -> Heads:
+    """Renders of five heads: the two scans of a split, and three that are warped from them.
+
+    A relative is wider or narrower, longer or shorter and deeper or flatter than its scan, has bumps and hollows some
+    centimetres wide, and a darker or lighter skin.
+
+    Args:
+        folder: See `load_scans`.
+        split: See there.
+        size: See there.
+
+    Raises:
+        ValueError: Unknown split.
+        DataError: A file is missing or damaged.
+    """
+    scans = _scans(Path(folder), split)
+    made = [_relative(scans[n % len(scans)], n, [SPLITS.index(split), n]) for n in range(HEADS - len(scans))]
+    return render([*scans, *made], size, f"renders of scans and of heads warped from them, {split}")
+
+
+def _scans(folder: Path, split: str) -> list[Head]:
     _check_split(split)
-    folder = Path(folder)
     root = folder / "faces" / "scans" if (folder / "faces" / "scans").is_dir() else folder
     if split == "validation":
-        heads = [_template(root / "bowman_face3d_templates", sex) for sex in ("female", "male")]
-    else:
-        heads = [_perry_smith(root / "lee_perry_smith"), _humface(root / "rvcg_humface" / "humface_clean.npz")]
-    return render(heads, size, f"renders of scans, {split}")
+        return [_template(root / "bowman_face3d_templates", sex) for sex in ("female", "male")]
+    return [_perry_smith(root / "lee_perry_smith"), _humface(root / "rvcg_humface" / "humface_clean.npz")]
+
+
+def _relative(scan: Head, number: int, seed: list[int]) -> Head:
+    """A head that is warped from a scan."""
+    rng = np.random.default_rng(seed)
+    near = scan.vertices[np.linalg.norm(scan.vertices - scan.nose, axis=1) <= RADIUS]
+    stretch = rng.uniform(1 - STRETCH, 1 + STRETCH, 3)
+    middles = near[rng.integers(len(near), size=BUMPS)]
+    pushes = rng.normal(scale=PUSH, size=(BUMPS, 3))
+    shade = rng.uniform(*SHADE, size=1) * rng.uniform(0.95, 1.05, 3)
+
+    def warp(points: NDArray) -> NDArray:
+        square = ((points[:, None] - middles) ** 2).sum(-1)
+        return (points - scan.nose) * stretch + scan.nose + np.exp(-square / (2 * WIDE**2)) @ pushes
+
+    nose = warp(scan.nose[None])[0]
+    colours = np.clip(scan.colours * shade, 0, 1)
+    return Head(f"warped{number + 1}_{scan.name}", warp(scan.vertices), scan.triangles, colours, nose)
 
 
 def load_basel(folder: Path | str, split: str, *, size: int = 64) -> Heads:

@@ -60,7 +60,7 @@ class FaceDepthEnv(DataGenEnv):
     | --- | --- | --- |
     | model | "standin" (made by code), "ict" (USC ICT-FaceKit) or "bfm" (Basel Face Model) | "standin" |
     | model_path | its folder (ict) or `BFM.mat` (bfm); None: where it lies in the data folder | None |
-    | data | held-out faces: "standin", "scans" or "basel" (`hgenv.datasets.heads`), or a pair of your own | "standin" |
+    | data | held-out faces: "standin", "scans", "relatives", "basel" (`hgenv.datasets.heads`), or a pair | "standin" |
     | data_folder | the folder that contains `faces/` (scans), or of the Basel scans; None: HGENV_DATA | None |
     | shadows | whether faces shade themselves | True |
     | generator | what beta configures; None: the default of the model, at the network's size | None |

@@ -13,7 +13,7 @@ import trimesh
 
 from hgenv.datasets import heads
 from hgenv.datasets.folder import DataError
-from hgenv.datasets.heads import FINE, LIGHTS, POSES, Head, load_basel, load_scans, load_standin, render
+from hgenv.datasets.heads import FINE, LIGHTS, POSES, Head, load_basel, load_relatives, load_scans, load_standin, render
 from hgenv.datasets.standin_faces import face_grid, relief
 from hgenv.rendering.framing import FIT
 from hgenv.rendering.surfaces import CAMERA
@@ -170,6 +170,32 @@ def test_scans_themselves() -> None:
     # One of them has no colours of its own.
     plain = test.samples.image[EACH:]
     assert plain[:, 0].sum() > plain[:, 2].sum()
+
+
+@pytest.mark.skipif(not (DATA / "faces" / "scans").is_dir(), reason="needs the shared data: faces/scans")
+def test_relatives_of_scans() -> None:
+    validation, test = (load_relatives(DATA, split, size=16) for split in heads.SPLITS)
+    assert len(validation.names) == len(test.names) == len(set(validation.names + test.names)) / 2 == 5
+    assert all(name.startswith("warped") for name in (*validation.names[2:], *test.names[2:]))
+    assert torch.equal(validation.samples.image[: 2 * EACH], load_scans(DATA, "validation", size=16).samples.image)
+
+
+def test_a_relative_is_another_face_of_the_same_size() -> None:
+    grid, triangles = face_grid(40)
+    places = relief(grid)
+    scan = Head("scan", places, triangles, np.full_like(places, 0.5), places[places[:, 2].argmax()])
+    first, second, again = (heads._relative(scan, 0, [0, n]) for n in (0, 1, 0))
+    assert np.array_equal(first.vertices, again.vertices)
+    for made in (first, second):
+        moved = np.linalg.norm(made.vertices - scan.vertices, axis=1)
+        assert 2 < np.median(moved) < 20  # millimetres
+        assert (np.abs(np.ptp(made.vertices, axis=0) / np.ptp(scan.vertices, axis=0) - 1) < 0.25).all()
+        # Neighbours stay neighbours: no edge is torn or folded.
+        edges = lambda v: np.linalg.norm(v[triangles[:, 0]] - v[triangles[:, 1]], axis=1)  # noqa: E731
+        ratio = edges(made.vertices) / edges(scan.vertices)
+        assert ratio.min() > 0.5
+        assert ratio.max() < 2
+    assert np.linalg.norm(first.vertices - second.vertices, axis=1).mean() > 2
 
 
 def test_scans_without_colours(tmp_path: Path) -> None:
