@@ -286,6 +286,33 @@ class NotPathwise(QuadraticGenerator):
         return super().__call__(torch.cat([parts[0], parts[1].detach()], 1), seeds)
 
 
+class WrongScore(ShapeGenerator):
+    """The score of one block is multiplied by something."""
+
+    def __init__(self, block: str, factor: float) -> None:
+        super().__init__(AnalyticRenderer(16), lit=True)
+        self.wrong, self.factor = block, factor
+
+    def log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
+        score = super().log_prob_score(betas, seeds)
+        score[:, self.space.slice(self.wrong)] *= self.factor
+        return score
+
+
+@pytest.mark.parametrize(
+    ("block", "factor", "samples"),
+    [("primitive", -1, 500), ("operator", -1, 500), ("expand", 0.5, 500), ("light", 1.5, 2000)],
+)
+def test_the_generators_kit_notices_wrong_scores(block: str, factor: float, samples: int) -> None:
+    class Kit(GeneratorConformance):
+        scored = samples
+
+        def make(self) -> Generator:
+            return WrongScore(block, factor)
+
+    assert_noticed(Kit(), "test_log_prob_score", f"along block '{block}' the mean of a statistic")
+
+
 @pytest.mark.parametrize(
     ("spoilt", "check", "words"),
     [
