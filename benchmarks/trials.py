@@ -1,6 +1,6 @@
-"""Tuning as a part of a method: as many trials for each, from one space of settings, chosen on validation alone.
+"""Tuning as a part of a method: as many trials of settings for each optimizer, chosen on validation alone.
 
-    hgenv tune optimizer=combined,basic_random_search env=shapes_lit env.data=mbii env.input=shading,diffuse workers=2
+    hgenv trials optimizer=combined,basic_random_search env=shapes_lit env.data=mbii env.input=shading,diffuse workers=2
 
 The first trial is the optimizer as it is configured. The others are quasi-random points of a space that depends on the
 optimizer alone, never on the environment. Each trial is made in every environment and with every seed that is asked
@@ -8,7 +8,7 @@ for. What it is worth is its end on validation, divided by the first trial's: th
 test figure is looked at.
 
 Settings come as for `hgenv compare`, and besides `trials=16`. Runs that are finished are not made again. The tables are
-also in `<root>/<study>/tuning.md`.
+also in `<root>/<study>/trials.md`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .report.tables import Table, late
 from .studies import Run
 
 TRIALS = 16
-FILE = "tuning.md"
-DEFAULTS = ("study=tuning", f"budget.unit={PRICED}", "budget.amount=60", "seed=10")
+FILE = "trials.md"
+DEFAULTS = ("study=trials", f"budget.unit={PRICED}", "budget.amount=60", "seed=10")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ SPACES: dict[str, dict[str, Knob]] = {
 }
 
 
-def trials(name: str, count: int) -> list[list[str]]:
+def settings_of(name: str, count: int) -> list[list[str]]:
     """Settings of the trials of an optimizer; the first has none.
 
     Raises:
@@ -138,7 +138,7 @@ def _label(name: str, number: int) -> str:
     return f"{name}-trial{number:02d}"
 
 
-def tune(words: Sequence[str]) -> str:
+def make(words: Sequence[str]) -> str:
     """Make the trials that are missing, write the tables, and return them.
 
     Raises:
@@ -158,26 +158,26 @@ def tune(words: Sequence[str]) -> str:
     parts, folders = [], list[Path]()
     for (word,) in expand(asked[-1:]):
         name = word.partition("=")[2]
-        settings = trials(name, int(count))
+        settings = settings_of(name, int(count))
         each = [[word, f"optimizer.label={_label(name, n)}", *own] for n, own in enumerate(settings)]
         folders, failed = compare([*rest, *others], workers, config_dir, each)
         for folder, words_ in failed.items():
             raise RunError(f"{folder} failed: {words_.removeprefix('error: ')}")
         parts.append(f"## {name}\n\n{table(name, settings, report.collect(folders).runs).markdown()}\n")
     study = folders[0].parents[2]
-    text = "# Tuning, on validation alone\n\n" + "\n".join(parts)
+    text = "# Trials, judged on validation alone\n\n" + "\n".join(parts)
     files.write(study / FILE, text)
     return f"{text}\n{study / FILE}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune from the command line."""
+    """Make trials from the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
     try:
-        print("\n" + tune(words))
+        print("\n" + make(words))
     except Interrupted as error:
         print(error, file=sys.stderr)
         return error.status

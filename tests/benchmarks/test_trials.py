@@ -2,7 +2,7 @@
 
 import pytest
 
-from hgenv.benchmarks import tune
+from hgenv.benchmarks import trials
 from hgenv.benchmarks.compare import expand
 from hgenv.benchmarks.config import RunError, compose
 from hgenv.optimizers import REGISTRY
@@ -28,16 +28,16 @@ def asked(monkeypatch, tmp_path):
                 assert folder is None or folder == folders[-1]
         return folders, {}
 
-    monkeypatch.setattr(tune, "compare", make)
+    monkeypatch.setattr(trials, "compare", make)
     return found
 
 
 def test_trials_are_made_and_ranked_by_validation(asked, capsys, tmp_path):
     words = ["optimizer=combined,basic_random_search", "env=quadratic", "seed=0,1", "trials=5"]
-    assert tune.main(words) == 0
+    assert trials.main(words) == 0
     text = capsys.readouterr().out
-    assert (tmp_path / "study" / "tuning.md").read_text() in text
-    assert "test" not in (tmp_path / "study" / "tuning.md").read_text()
+    assert (tmp_path / "study" / "trials.md").read_text() in text
+    assert "test" not in (tmp_path / "study" / "trials.md").read_text()
     combined, search = text.split("## ")[1:]
     for part, name in ((combined, "combined"), (search, "basic_random_search")):
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"]
@@ -54,17 +54,17 @@ def test_trials_are_made_and_ranked_by_validation(asked, capsys, tmp_path):
     assert {i["seed"] for i in asked} == {0, 1}
 
 
-@pytest.mark.parametrize("name", sorted(tune.SPACES))
+@pytest.mark.parametrize("name", sorted(trials.SPACES))
 def test_spaces_name_settings_that_optimizers_have(name):
     assert name in REGISTRY
-    trials = tune.trials(name, 16)
-    assert trials[0] == []
-    assert len({tuple(own) for own in trials}) == 16
-    composed = compose([f"optimizer={name}", *trials[7]]).identity["optimizer"]
+    found = trials.settings_of(name, 16)
+    assert found[0] == []
+    assert len({tuple(own) for own in found}) == 16
+    composed = compose([f"optimizer={name}", *found[7]]).identity["optimizer"]
     configured = compose([f"optimizer={name}"]).identity["optimizer"]
     assert composed != configured
-    assert tune.trials(name, 16) == trials  # the same for everybody
-    assert tune.trials(name, 4) == trials[:4]
+    assert trials.settings_of(name, 16) == found  # the same for everybody
+    assert trials.settings_of(name, 4) == found[:4]
 
 
 def test_what_makes_no_sense_is_said(asked, capsys):
@@ -73,7 +73,7 @@ def test_what_makes_no_sense_is_said(asked, capsys):
         (["optimizer=fixed", "env=quadratic"], "has nothing to be tuned"),
         (["optimizer=combined", "trials=1"], "trials must be a whole number of at least 2, not '1'"),
     ):
-        assert tune.main(words) == 1
+        assert trials.main(words) == 1
         assert message in capsys.readouterr().err
     with pytest.raises(RunError, match=r"no setting optimizer\.rule\.speed"):
-        tune._value({"label": "it", "rule": {"rate": 1}}, "rule.speed")
+        trials._value({"label": "it", "rule": {"rate": 1}}, "rule.speed")
