@@ -40,9 +40,9 @@ from .mistakes import explained, no_setting
 from .records import RecordError
 
 IDENTITY = ("env", "optimizer", "budget", "study", "seed")
-WHERE = ("device", "threads", "prober", "picture_updates")
+WHERE = ("device", "threads", "prober", "cuda_graphs", "picture_updates")
 # What code passes to the objects, so that it is no setting of theirs.
-PRIVATE = {"env": ("render_mode", "device", "threads", "prober"), "optimizer": ("space", "seed")}
+PRIVATE = {"env": ("render_mode", "device", "threads", "prober", "cuda_graphs"), "optimizer": ("space", "seed")}
 # Groups that YAML files put into others by interpolation.
 PARTS = ("network", "renderer")
 # What a setting on the command line can begin with.
@@ -92,7 +92,7 @@ class Settings:
 
     Attributes:
         identity: Everything that decides its numbers: plain values in nested dictionaries, complete.
-        where: What is noted besides: `device`, `threads`, `prober`, `picture_updates`.
+        where: What is noted besides: `device`, `threads`, `prober`, `cuda_graphs`, `picture_updates`.
         root: Folder of all studies.
         checkpoint_seconds: Between two checkpoints.
     """
@@ -346,6 +346,8 @@ def _check(found: Settings) -> None:
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SettingError(f"{key} must be a whole number of at least {least}, not {value!r}")
+    if not isinstance(found.where["cuda_graphs"], bool):
+        raise SettingError(f"cuda_graphs must be true or false, not {found.where['cuda_graphs']!r}")
     seconds: Any = found.checkpoint_seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise SettingError(f"checkpoint_seconds must be a finite number of at least 0, not {seconds!r}")
@@ -525,7 +527,7 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     """The environment of a run.
 
     Args:
-        record: What the run's folder says of it; of that, `env`, and what `where` says of device, threads and prober.
+        record: What the run's folder says of it; of that, `env`, and what `where` says of how it works.
 
     Raises:
         RunError: It cannot be made so; the message says why.
@@ -535,7 +537,7 @@ def make_environment(record: Mapping[str, Any]) -> DataGenEnv:
     # "auto" and None leave the choice to the environment.
     code = {
         key: where.get(key)
-        for key in ("device", "threads", "prober")
+        for key in ("device", "threads", "prober", "cuda_graphs")
         if key in taken and where.get(key) not in (None, "auto")
     }
     kwargs = _without(env, "id", "label") | code

@@ -53,7 +53,7 @@ def make_run(
         "budget": {"amount": amount, "unit": "total_seconds"},
         "study": "study",
         "seed": seed,
-        "where": {"device": "auto", "threads": 1, "prober": None, "picture_updates": 50},
+        "where": {"device": "auto", "threads": 1, "prober": None, "cuda_graphs": True, "picture_updates": 50},
     }
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     rows = []

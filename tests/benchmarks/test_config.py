@@ -216,7 +216,9 @@ def test_where_a_run_is_made_is_noted_and_may_change(tmp_path):
     folder = run(quadratic(tmp_path, "optimizer=basic_random_search", updates=3))
     noted = yaml.safe_load((folder / "config.yaml").read_text())
     assert noted["schema"] == records.SCHEMA
-    assert noted["where"] == {"device": "auto", "threads": 1, "prober": None, "picture_updates": 50}
+    assert noted["where"] == {
+        "device": "auto", "threads": 1, "prober": None, "cuda_graphs": True, "picture_updates": 50,
+    }  # fmt: skip
     (folder / "DONE.json").unlink()
     elsewhere = quadratic(
         tmp_path, "optimizer=basic_random_search", "prober=batched", "device=cpu", "threads=2", "picture_updates=9",

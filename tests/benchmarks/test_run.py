@@ -316,6 +316,7 @@ def test_more_budget_does_not_help_a_run_that_was_truncated_or_failed(tmp_path):
     ("budget.unit=days", BudgetError, "choose one of cpu_seconds"),
     ("seed=-1", SettingError, "seed must be a whole number of at least 0, not -1"),
     ("threads=0", SettingError, "threads"),
+    ("cuda_graphs=2", SettingError, "cuda_graphs must be true or false"),
     ("study=a/b", SettingError, "study"),
     ("env.id=hgenv/Cubic-v0", SettingError, "Cubic"),
     ("env.id=nowhere:Cubic-v0", SettingError, "No module named 'nowhere'"),
