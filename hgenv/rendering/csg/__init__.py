@@ -1,6 +1,6 @@
 """Solids made of primitives by union and difference: scenes in, frames out.
 
-Three renderers that share nothing but the scene and the light model. What each needs is imported when it is first
+Four renderers that share nothing but the scene and the light model. What each needs is imported when it is first
 asked for.
 """
 
@@ -13,12 +13,18 @@ from .scene import Frame, Renderer, Scene
 
 if TYPE_CHECKING:
     from .analytic import AnalyticRenderer
+    from .blender import BlenderRenderer
     from .gl import PyrenderRenderer
     from .mesh import MeshRenderer
 
-__all__ = ["AnalyticRenderer", "Frame", "MeshRenderer", "PyrenderRenderer", "Renderer", "Scene"]
+__all__ = ["AnalyticRenderer", "BlenderRenderer", "Frame", "MeshRenderer", "PyrenderRenderer", "Renderer", "Scene"]
 
-_HOMES = {"AnalyticRenderer": ".analytic", "MeshRenderer": ".mesh", "PyrenderRenderer": ".gl"}
+_HOMES = {
+    "AnalyticRenderer": ".analytic",
+    "BlenderRenderer": ".blender",
+    "MeshRenderer": ".mesh",
+    "PyrenderRenderer": ".gl",
+}
 
 
 def __getattr__(name: str) -> Any:
