@@ -2,7 +2,7 @@ from .accounting import Budget, BudgetError, Ledger
 from .datasets.photos import DataError, Photos
 from .decision import Block, DecisionError, DecisionSpace, block
 from .env import DataGenEnv
-from .learning import SGD, Adam, Learner, Network, TrainingState
+from .learning import SGD, Adam, AdamW, Learner, ModuleLearner, Network, TrainingState
 from .probing import Batched, Prober, Serial, WorkerError, Workers
 from .problem import Data, Generator, Outcome, PartError, RenderError, SampleData, Status
 from .registration import register_environments
@@ -15,6 +15,7 @@ __version__: str
 __all__ = [
     "SGD",
     "Adam",
+    "AdamW",
     "Batched",
     "Block",
     "Budget",
@@ -29,6 +30,7 @@ __all__ = [
     "Learner",
     "Ledger",
     "Metric",
+    "ModuleLearner",
     "Network",
     "Outcome",
     "PartError",
