@@ -7,7 +7,7 @@ from .probing import Batched, Prober, Serial, WorkerError, Workers
 from .problem import Data, Generator, Outcome, PartError, RenderError, SampleData, Status
 from .registration import register_environments
 from .rollout import Problem, Rollout, SampleGradient, Slopes
-from .samples import DenseSamples, Samples, SamplesError
+from .samples import DenseSamples, KeypointSamples, LabelledImages, Samples, SamplesError
 from .tasks import Metric, Picture, Task
 
 __version__: str
@@ -27,6 +27,8 @@ __all__ = [
     "DecisionSpace",
     "DenseSamples",
     "Generator",
+    "KeypointSamples",
+    "LabelledImages",
     "Learner",
     "Ledger",
     "Metric",

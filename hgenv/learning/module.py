@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from hgenv.datasets.folder import DataError
@@ -107,14 +108,16 @@ class ModuleLearner:
         own = dict(module.named_parameters())
         shapes = {name: p.shape for name, p in self.module.named_parameters()}
         if shapes != {name: p.shape for name, p in own.items()}:
-            raise PartError(f"{self._who}: seed {seed} makes other parameters than seed 0; only their values may differ")
+            raise PartError(
+                f"{self._who}: seed {seed} makes other parameters than seed 0; only their values may differ"
+            )
         return {name: own[name].detach().to("cpu", copy=True) for name in self._names}
 
     def output(self, weights: Weights, samples: Any) -> Any:
         """What the module says about the samples' inputs."""
         like = next(iter(weights.values()))
         given = [self._input(getattr(samples, name), like.dtype) for name in self.inputs]
-        return functional_call(self.module, {**self._fixed(like.device, like.dtype), **weights}, tuple(given))
+        return self._call({**self._fixed(like.device, like.dtype), **weights}, given)
 
     def flops(self, kind: Work, samples: int) -> int:
         """Floating-point operations of one training step, adjoint step or validation pass, see `flops_of`.
@@ -140,11 +143,16 @@ class ModuleLearner:
         work: dict[str, Callable[[], object]] = {
             "train": lambda: train(self, rule, state, [sample]),
             "gradient": lambda: adjoint_step(self, rule, state, sample, state),
-            # With a graph: without one, attention takes kernels that PyTorch has no formulas for.
+            # With a graph: without one, transformers take a kernel that PyTorch has no formula for.
             "validate": lambda: self.output(_leaves(weights), sample),
         }
         # A network without convolutions and products is not free.
         return max(1, flops_of(work[kind]))
+
+    def _call(self, tensors: Weights, given: list[Tensor]) -> Any:
+        # Attention's own kernels have no second derivatives, and on a CPU no formula to be counted by.
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(self.module, tensors, tuple(given))
 
     def _input(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         x = x.to(dtype) if x.is_floating_point() else x
@@ -183,7 +191,7 @@ class ModuleLearner:
         before = [x.clone() for x in given]
         random = torch.get_rng_state()
         try:
-            functional_call(self.module, fixed | weights, tuple(given))
+            self._call(fixed | weights, given)
             drew = not torch.equal(random, torch.get_rng_state())
         finally:
             torch.set_rng_state(random)
@@ -203,7 +211,9 @@ class ModuleLearner:
         leaves = _leaves(weights)
         loss = training_loss(self, leaves, samples)
         if not loss.requires_grad:
-            raise PartError(f"{self._who}: its output does not depend on its weights; is there a detach() or no_grad()?")
+            raise PartError(
+                f"{self._who}: its output does not depend on its weights; is there a detach() or no_grad()?"
+            )
         # As PyTorch's optimizers, which leave alone what has no gradient.
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         self._names = tuple(name for name, g in zip(leaves, found, strict=True) if g is not None)
@@ -212,7 +222,9 @@ class ModuleLearner:
             together, again = (self.task.training_loss(self.output(weights, samples), samples) for _ in range(2))
             alone = torch.cat([self.task.training_loss(self.output(weights, s), s) for s in samples.split(1)])
         if not together.isfinite().all():
-            raise PartError(f"{self._who}: the losses of the example are {_words(together)}; is its input as it should be?")
+            raise PartError(
+                f"{self._who}: the losses of the example are {_words(together)}; is its input as it should be?"
+            )
         if not torch.equal(together, again):
             raise PartError(f"{self._who}: two passes differ, so it draws random numbers or remembers something")
         if ((together - alone).abs() > ALONE * together.abs().max()).any():
