@@ -203,17 +203,15 @@ class ModuleLearner:
         own = self._own_fixed()
         if wrote := [name for name, x in fixed.items() if not torch.equal(x, own[name])]:
             raise PartError(
-                f"{self._who} changes {_some(wrote)} while it works, which would count a training step again when it is "
-                "computed again: call module.eval(), or have it keep nothing"
+                f"{self._who} changes {_some(wrote)} while it works, which would count a step again when it is computed "
+                "again: call module.eval(), or have it keep nothing"
             )
         self._copies = any(not torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
         leaves = _leaves(weights)
         loss = training_loss(self, leaves, samples)
         if not loss.requires_grad:
-            raise PartError(
-                f"{self._who}: its output does not depend on its weights; is there a detach() or no_grad()?"
-            )
+            raise PartError(f"{self._who}: the output does not depend on the weights; look for detach() or no_grad()")
         # As PyTorch's optimizers, which leave alone what has no gradient.
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         self._names = tuple(name for name, g in zip(leaves, found, strict=True) if g is not None)
@@ -222,14 +220,12 @@ class ModuleLearner:
             together, again = (self.task.training_loss(self.output(weights, samples), samples) for _ in range(2))
             alone = torch.cat([self.task.training_loss(self.output(weights, s), s) for s in samples.split(1)])
         if not together.isfinite().all():
-            raise PartError(
-                f"{self._who}: the losses of the example are {_words(together)}; is its input as it should be?"
-            )
+            raise PartError(f"{self._who}: the losses of the example are {_words(together)}; look at its input")
         if not torch.equal(together, again):
             raise PartError(f"{self._who}: two passes differ, so it draws random numbers or remembers something")
         if ((together - alone).abs() > ALONE * together.abs().max()).any():
             raise PartError(
-                f"{self._who}: the loss of a sample depends on what else is in its batch ({_words(together)}, and alone "
+                f"{self._who}: the loss of a sample depends on what else is in its batch ({_words(together)}, alone "
                 f"{_words(alone)}): replace normalization over the batch by GroupNorm or LayerNorm"
             )
 
@@ -289,13 +285,13 @@ def _load(module: nn.Module, path: Path) -> None:
     except Exception as error:  # a damaged archive raises anything
         words = str(error).partition("\n")[0]
         raise DataError(
-            f"{path}: truncated or damaged, or no checkpoint of tensors ({words}); save module.state_dict() by torch.save"
+            f"{path}: truncated or damaged, or no checkpoint of tensors ({words}); save module.state_dict()"
         ) from error
     for key in KEYS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise DataError(f"{path}: holds no dictionary of tensors; save module.state_dict() by torch.save")
+        raise DataError(f"{path}: holds no dictionary of tensors; save module.state_dict()")
     own = module.state_dict()
     faults = [f"it lacks {_some(names)}"] if (names := [n for n in own if n not in found]) else []
     faults += [f"it has {_some(names)} besides"] if (names := [n for n in found if n not in own]) else []
@@ -306,7 +302,7 @@ def _load(module: nn.Module, path: Path) -> None:
     ]
     if faults:
         raise DataError(
-            f"{path}: of another network than {type(module).__name__}: {'; '.join(faults[:SHOWN])}; load what fits with "
+            f"{path}: of another network than {type(module).__name__}: {'; '.join(faults[:SHOWN])}; load what fits by "
             "module.load_state_dict(..., strict=False), and give the module without a checkpoint"
         )
     module.load_state_dict(found)

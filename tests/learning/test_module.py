@@ -304,7 +304,7 @@ def test_bad_checkpoints_are_named_with_a_cure(tmp_path):
     with pytest.raises(DataError, match=r"net\.pt: truncated or damaged"):
         learner(conv_net(), checkpoint=path)
     torch.save(conv_net(), path)  # a pickled module could run anything
-    with pytest.raises(DataError, match="save module.state_dict"):
+    with pytest.raises(DataError, match=r"save module\.state_dict"):
         learner(conv_net(), checkpoint=path)
     torch.save([1, 2], path)
     with pytest.raises(DataError, match="holds no dictionary of tensors"):
@@ -430,7 +430,7 @@ def test_a_module_that_writes_into_its_input_gets_a_copy():
 def test_batch_norm_is_refused_or_fixed():
     with pytest.raises(PartError, match=r"1 is BatchNorm2d in training mode.*module\.eval\(\).*with_group_norm"):
         learner(resnet18(8))
-    with pytest.raises(PartError, match="has seen no data, so that it normalizes nothing; .*with_group_norm"):
+    with pytest.raises(PartError, match=r"has seen no data, so that it normalizes nothing; .*with_group_norm"):
         learner(resnet18(8).eval())
     with pytest.raises(PartError, match="without running statistics"):
         learner(conv_net(last=nn.BatchNorm2d(4, track_running_stats=False)).eval())
@@ -499,7 +499,7 @@ class Detached(Counting):
         (Standardizing, "depends on what else is in its batch .*GroupNorm or LayerNorm"),
         (Counting, "changes calls while it works"),
         (Remembering, "two passes differ"),
-        (Detached, "does not depend on its weights"),
+        (Detached, "the output does not depend on the weights"),
         (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "call the module once on a batch"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 3, device="meta")), "device 'meta'.*make the module on the"),
         (lambda: conv_net().half(), r"float16.*call module\.float\(\)"),
@@ -536,6 +536,14 @@ def test_what_is_no_module_is_refused():
     varying = learner(lambda seed: nn.Sequential(conv_net(), *[nn.Linear(3, 3).double()] * (seed % 2)))
     with pytest.raises(PartError, match="seed 1 makes other parameters than seed 0"):
         varying.initial_weights(1)
+
+
+def test_an_activation_without_second_derivatives_says_so():
+    made, rule = learner(conv_net(last=nn.Hardsigmoid())), SGD(0.1)
+    path = train(made, rule, rule.start(made.initial_weights(0)), [stripes()])
+    influence(made, rule, path, [stripes()], DATA)
+    with pytest.raises(PartError, match=r"differentiated twice, .* derivative for aten::hardsigmoid_backward is not"):
+        sample_gradient(made, rule, path, [stripes()], DATA)
 
 
 class _Once(torch.autograd.Function):
