@@ -71,7 +71,7 @@ class DenseLearner:
     Args:
         task: Losses and metrics of maps.
         network: Which hourglass.
-        dtype: Type of the weights; images are converted to it.
+        dtype: Type of the initial weights; images are converted to that of the weights.
 
     Raises:
         ValueError: The network cannot halve S often enough.
@@ -101,7 +101,7 @@ class DenseLearner:
 
     def output(self, weights: Weights, samples: Any) -> list[Tensor]:
         """What every stack says about the samples' images."""
-        return list(functional_call(self.module, weights, (samples.image.to(self.dtype),)))
+        return list(functional_call(self.module, weights, (samples.image.to(next(iter(weights.values())).dtype),)))
 
     def flops(self, kind: Work, samples: int) -> int:
         """Floating-point operations of one training step, adjoint step or validation pass, over `samples` images.

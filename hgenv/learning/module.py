@@ -203,8 +203,8 @@ class ModuleLearner:
         own = self._own_fixed()
         if wrote := [name for name, x in fixed.items() if not torch.equal(x, own[name])]:
             raise PartError(
-                f"{self._who} changes {_some(wrote)} while it works, which would count a step again when it is computed "
-                "again: call module.eval(), or have it keep nothing"
+                f"{self._who} changes {_some(wrote)} while it works, which would count a step again when it is "
+                "computed again: call module.eval(), or have it keep nothing"
             )
         self._copies = any(not torch.equal(x, y) for x, y in zip(given, before, strict=True))
 

@@ -216,7 +216,9 @@ class SegmentationTask(_LabelTask):
         """A colour for each class; grey where it is not known."""
         import matplotlib  # late: only who draws needs it
 
-        colours = np.array(matplotlib.colormaps["tab20"].colors)[np.arange(len(self.names)) % 20]  # type: ignore[attr-defined]
+        pairs = np.array(matplotlib.colormaps["tab20"].colors).reshape(10, 2, 3)  # type: ignore[attr-defined]
+        # The strong one of each pair first, so that neighbours differ.
+        colours = pairs.transpose(1, 0, 2).reshape(20, 3)[np.arange(len(self.names)) % 20]
         known, number = self._known(label)
         shown = np.where(known.cpu().numpy()[..., None], colours[number.cpu().numpy()], 0.5)
         found: NDArray[np.uint8] = np.round(255 * shown).astype(np.uint8)

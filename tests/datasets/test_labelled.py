@@ -146,7 +146,9 @@ def test_all_16_bits_count(tmp_path):
     np.testing.assert_allclose(seen.numpy(), pixels.transpose(2, 0, 1) / 65535, atol=1e-6)
     for ending in (".png", ".tif"):
         seen = one_image(
-            tmp_path / ending[1:], lambda p, e=ending: Image.fromarray(pixels[..., 0]).save(p.with_suffix(e)), channels=1
+            tmp_path / ending[1:],
+            lambda p, e=ending: Image.fromarray(pixels[..., 0]).save(p.with_suffix(e)),
+            channels=1,
         )
         np.testing.assert_allclose(seen[0].numpy(), pixels[..., 0] / 65535, atol=1e-6)
 
@@ -268,11 +270,11 @@ def test_points_are_where_the_image_shows_them(tmp_path):
 
 
 def test_keypoints_that_make_no_sense_are_named(tmp_path):
+    path, images = coco(tmp_path / "a")
+    said = json.loads(path.read_text())
+    del said["images"]
+    path.write_text(json.dumps(said))
     with pytest.raises(DataError, match=r"points\.json: no COCO file with keypoints \(KeyError: 'images'\)"):
-        path, images = coco(tmp_path / "a")
-        said = json.loads(path.read_text())
-        del said["images"]
-        path.write_text(json.dumps(said))
         Folder.of_keypoints(path, images, 10)
     good = {"id": 7, "image_id": 1, "bbox": [0, 0, 5, 5], "keypoints": [1, 1, 2, 0, 0, 0]}
     for n, (change, words) in enumerate([
@@ -351,11 +353,23 @@ def test_labels_that_do_not_fit_are_named(tmp_path):
         ("7", save(seven), r"2\.png: the pixel at row 3, column 5 is 7, but there are 3 classes, 0 to 2, and 255"),
         ("rgb", save(noise(SIZE, SIZE)), r"2\.png: 3 channels, and a label has one"),
         ("size", save(0 * seven[:5]), r"2\.png: 5 x 8 pixels, but 2\.jpg has 8 x 8; they must be of one size"),
-        ("jpg", lambda f: (f / "label/2.png").rename(f / "label/2.jpg"), r"2\.jpg: numbers of classes must be in a PNG"),
+        (
+            "jpg",
+            lambda f: (f / "label/2.png").rename(f / "label/2.jpg"),
+            r"2\.jpg: numbers of classes must be in a PNG",
+        ),
         ("gone", lambda f: (f / "label/2.png").unlink(), r"image/2\.jpg: there is no label/2\.png to it"),
         ("more", save(seven, "9.png"), r"label/9\.png: there is no image/9\.png to it"),
-        ("twice", lambda f: Image.fromarray(seven).save(f / "image/2.png"), r"2\.png: 2\.jpg has the same name|2\.jpg: 2"),
-        ("no label", lambda f: (f / "label").rename(f / "masks"), "label: there is no such folder; .* needs image/ and"),
+        (
+            "twice",
+            lambda f: Image.fromarray(seven).save(f / "image/2.png"),
+            r"2\.png: 2\.jpg has the same name|2\.jpg: 2",
+        ),
+        (
+            "no label",
+            lambda f: (f / "label").rename(f / "masks"),
+            "label: there is no such folder; .* needs image/ and",
+        ),
     ]:
         with pytest.raises(DataError, match=words):
             Folder.of_pairs(spoilt(name, change), SIZE, 3)
