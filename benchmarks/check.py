@@ -330,8 +330,9 @@ def check(names: Sequence[str]) -> Iterator[str | Finding]:
     if "learner" in found and len(found) == 1:
         raise CheckError("a learner is tried on samples: name a generator or held-out data as well")
     samples: Samples | None = None
-    data = found["data"].thing if "data" in found else None
-    data = data.validation if isinstance(data, Folder) else data
+    data: Any = found["data"].thing if "data" in found else None
+    if isinstance(data, Folder):
+        data = data.validation
     if "generator" in found:
         generator = found["generator"].thing
         space = generator.space

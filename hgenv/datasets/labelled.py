@@ -245,8 +245,8 @@ class Folder:
             )
         rows = torch.from_numpy(chosen)
         label = f"{root.name}, {{}} of {len(samples)} images"
-        parts = [SampleData(samples[r], label.format(int(r.sum()))) for r in (rows, ~rows)]
-        return cls(*parts, names)
+        validation, test = (SampleData(samples[r], label.format(int(r.sum()))) for r in (rows, ~rows))
+        return cls(validation, test, names)
 
 
 def _checked(folder: Path | str, size: Size, channels: int, share: float) -> tuple[Path, tuple[int, int]]:
