@@ -153,3 +153,31 @@ class DenseSamples(Samples):
             raise SamplesError(
                 f"{who}: the field 'mask' must be 0 or 1, a pixel that counts or not; compare, or divide"
             )
+
+
+@dataclass(frozen=True, repr=False)
+class LabelledImages(Samples):
+    """Images with a class, or with a class for each pixel.
+
+    Attributes:
+        image: What the network sees, (B, C, H, W).
+        label: Numbers of classes, int64; (B,) for whole images, (B, H, W) for pixels.
+    """
+
+    image: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class KeypointSamples(Samples):
+    """Images with named points.
+
+    Attributes:
+        image: What the network sees, (B, C, S, S).
+        point: (B, J, 2) x, right, and y, down, of each point in half frames: the edges are at -1 and 1.
+        visible: Weight of each point in the loss, 0 or 1; (B, J).
+    """
+
+    image: Tensor
+    point: Tensor
+    visible: Tensor

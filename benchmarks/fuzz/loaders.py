@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from hgenv import patience
 from hgenv.benchmarks.gpu import photos as packed
-from hgenv.datasets import basel, heads, ict_facekit, mbii, standin_faces
+from hgenv.datasets import Folder, basel, heads, ict_facekit, mbii, standin_faces
 from hgenv.datasets.folder import VARIABLE
 from hgenv.datasets.heads import Heads
 from hgenv.datasets.morphable import IBUG_NOSE, MorphableModel
@@ -37,6 +37,7 @@ from hgenv.rendering.surfaces import CAMERA
 from .case import Finding, Verdict, attempt, same
 from .damage import BYTES, Arrays, Random, damaged, greedy_mat, greedy_npz, greedy_png, npz
 
+OWN = ("own0", "own1", "own2", "own3")  # names of images with labels
 SIZE = 8  # pixels that the network sees
 REAL = 0.1  # share of cases with the data in HGENV_DATA, where they are
 
@@ -166,9 +167,10 @@ def _damaged_mat(path: Path, data: bytes, kind: str, rng: Random) -> tuple[str, 
 
 def _damaged_png(path: Path, data: bytes, rng: Random) -> tuple[str, bool]:
     pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    eight = (pixels >> (8 * (pixels.itemsize - 1))).astype(np.uint8)
     kind = str(rng.choice(["eight bits", "turned", "smaller", "grey", "four channels", "black", "white", "jpeg"]))
     forms: dict[str, Callable[[], NDArray]] = {
-        "eight bits": lambda: (pixels // 256).astype(np.uint8),
+        "eight bits": lambda: eight,
         "turned": lambda: np.ascontiguousarray(np.swapaxes(pixels, 0, 1)),
         "smaller": lambda: pixels[::2, ::2],
         "grey": lambda: pixels if pixels.ndim == 2 else pixels[..., 0],
@@ -179,7 +181,7 @@ def _damaged_png(path: Path, data: bytes, rng: Random) -> tuple[str, bool]:
     }
     changed = forms[kind]()
     if kind == "jpeg":
-        path.write_bytes(cv2.imencode(".jpg", (pixels // 256).astype(np.uint8))[1].tobytes())
+        path.write_bytes(cv2.imencode(".jpg", eight)[1].tobytes())
     else:
         path.write_bytes(cv2.imencode(".png", changed)[1].tobytes())
     return kind, kind in ("grey", "white", "eight bits")  # of a mask, eight bits are as good
@@ -440,6 +442,30 @@ def _kept(folder: Path) -> Arrays:
             os.environ[patience.FOLDER] = before
 
 
+def _write_pairs(folder: Path) -> None:
+    rng = np.random.default_rng(6)
+    for part in ("image", "label"):
+        (folder / part).mkdir()
+    for stem in OWN:
+        cv2.imwrite(str(folder / "image" / f"{stem}.png"), rng.integers(0, 256, (12, 10, 3), np.uint8))
+        cv2.imwrite(str(folder / "label" / f"{stem}.png"), rng.integers(0, 3, (12, 10), np.uint8))
+
+
+def _read_pairs(folder: Path) -> tuple[Any, Any]:
+    found = Folder.of_pairs(folder, SIZE, 3)
+    return found.validation, found.test
+
+
+def _flaw_of_pairs(result: Any) -> str | None:
+    for data in result:
+        image, label = data.samples.tensors
+        if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
+            return "images beyond 0..1"
+        if ((label >= 3) & (label != 255)).any() or label.min() < 0:
+            return "labels that are no classes"
+    return None
+
+
 # --- Photos of one's own ----------------------------------------------------------------------------------------------
 
 
@@ -505,6 +531,7 @@ LOADERS: dict[str, Loader] = {
     "ict model": Loader(_write_ict, lambda f: ict_facekit.load(f / "ict"), _flaw_of_model),
     "ict clone": Loader(_write_ict_clone, lambda f: ict_facekit.load(f / "ict"), _flaw_of_model),
     "packed photos": Loader(_write_packed, lambda f: packed.unpack(f / "photos.npz", SIZE), _flaw_of_data),
+    "images and labels": Loader(_write_pairs, _read_pairs, _flaw_of_pairs, ()),  # another image is as plausible
     "cache": Loader(_kept, _kept, lambda found: None),
     "real mbii": Loader(lambda f: _link_real("mbii", f), lambda f: mbii.load(f, "train", size=SIZE), _flaw_of_data),
     "real scans": Loader(
@@ -543,7 +570,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _is_read(path: Path) -> bool:
     """Whether a loader looks at this file of the release."""
-    seen: Iterable[str] = ("diffuse", "mask", "Z", "LeePerrySmith", "Map-COL", "BFM", "photos", "vertex_indices")
+    seen: Iterable[str] = ("diffuse", "mask", "Z", "LeePerrySmith", "Map-COL", "BFM", "photos", "vertex_indices", *OWN)
     ends = (".npz", ".ply", ".obj", ".mat", "")
     name = path.name
     if "MIT-Berkeley" in str(path) and path.parent.name not in mbii.SPLITS["train"]:

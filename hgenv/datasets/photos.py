@@ -273,8 +273,8 @@ def as_mask(numbers: NDArray) -> NDArray[np.bool_] | None:
 def _resample(photo: NativePhoto, intensity: NDArray, window: Window, size: int) -> list[NDArray]:
     """Image (1, S, S), normals (3, S, S) and valid pixels (1, S, S) of what a window shows."""
     left, top, edge = window
-    rows = _coverage(photo.object.shape[0], top, edge, size)
-    columns = _coverage(photo.object.shape[1], left, edge, size)
+    rows = coverage(photo.object.shape[0], top, edge, size)
+    columns = coverage(photo.object.shape[1], left, edge, size)
     image, _ = _average(intensity, photo.object, rows, columns)
     normal, mask = _average(photo.normal, photo.valid, rows, columns)
     return [image[None], _normalized(normal), mask[None]]
@@ -288,7 +288,7 @@ def frame(mask: NDArray[np.bool_]) -> Window:
     return float((left + right - edge) / 2), float((top + bottom - edge) / 2), float(edge)
 
 
-def _coverage(length: int, start: float, edge: float, size: int) -> NDArray[np.float64]:
+def coverage(length: int, start: float, edge: float, size: int) -> NDArray[np.float64]:
     """(size, length): the share of each pixel of the frame that each native pixel covers, along one axis."""
     bounds = start + edge / size * np.arange(size + 1)
     pixels = np.arange(length)

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from hgenv.problem import Data
 from hgenv.samples import SamplesError
 from hgenv.tasks.dense import DenseTask
 
+from .flops import flops_of
 from .hourglass import PRESETS, StackedHourglass, Units
 from .learner import Work
 from .rules import SGD, Weights
@@ -72,7 +71,7 @@ class DenseLearner:
     Args:
         task: Losses and metrics of maps.
         network: Which hourglass.
-        dtype: Type of the weights; images are converted to it.
+        dtype: Type of the initial weights; images are converted to that of the weights.
 
     Raises:
         ValueError: The network cannot halve S often enough.
@@ -102,7 +101,7 @@ class DenseLearner:
 
     def output(self, weights: Weights, samples: Any) -> list[Tensor]:
         """What every stack says about the samples' images."""
-        return list(functional_call(self.module, weights, (samples.image.to(self.dtype),)))
+        return list(functional_call(self.module, weights, (samples.image.to(next(iter(weights.values())).dtype),)))
 
     def flops(self, kind: Work, samples: int) -> int:
         """Floating-point operations of one training step, adjoint step or validation pass, over `samples` images.
@@ -124,28 +123,4 @@ def _flops_of_one_image(task: DenseTask, network: Network) -> dict[str, int]:
         "gradient": lambda: adjoint_step(learner, rule, state, sample, state),
         "validate": lambda: learner.output(state.weights, sample),
     }
-    counts = {}
-    for kind, function in work.items():
-        with _FlopCounter() as counter:
-            function()
-        counts[kind] = counter.total * (network.size // smallest) ** 2
-    return counts
-
-
-class _FlopCounter(TorchDispatchMode):
-    """Sums PyTorch's own formulas.
-
-    `FlopCounterMode` does too, but it also tracks modules, and second derivatives break that (PyTorch 2.13).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        result = function(*arguments, **(options or {}))
-        if formula := flop_registry.get(function.overloadpacket):
-            self.total += formula(*arguments, **(options or {}), out_val=result)
-        return result
+    return {kind: flops_of(function) * (network.size // smallest) ** 2 for kind, function in work.items()}

@@ -152,6 +152,43 @@ class Adam:
         return TrainingState(weights, {"mean": mean, "square": square}, t)
 
 
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019): it shrinks weights, not via the gradient.
+
+    Attributes:
+        learning_rate: That of step 0; it falls as SGD's does.
+        weight_decay: What a step takes away of each weight, times the learning rate.
+        beta1: See `Adam`.
+        beta2: See `Adam`.
+        epsilon: See `Adam`.
+        decay_steps: See `SGD`.
+    """
+
+    learning_rate: float
+    weight_decay: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+    decay_steps: float = math.inf
+
+    linear = False
+
+    def start(self, weights: Weights) -> TrainingState:
+        """The state before the first step, with slots `mean` and `square`."""
+        return self._adam.start(weights)
+
+    def __call__(self, state: TrainingState, gradient: Weights) -> TrainingState:
+        """One step: w <- (1 - learning_rate weight_decay) w, and then Adam's."""
+        keep = 1 - self.weight_decay * _rate(self.learning_rate, self.decay_steps, state.step)
+        shrunk = {name: keep * w for name, w in state.weights.items()}
+        return self._adam(TrainingState(shrunk, state.slots, state.step), gradient)
+
+    @property
+    def _adam(self) -> Adam:
+        return Adam(self.learning_rate, self.beta1, self.beta2, self.epsilon, self.decay_steps)
+
+
 def _rate(learning_rate: float, decay_steps: float, step: int) -> float:
     return learning_rate / math.sqrt(1 + step / decay_steps)
 

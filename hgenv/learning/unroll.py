@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hgenv.problem import PartError
 from hgenv.samples import Samples
 
 from .learner import Learner, gradient, training_loss, validation_loss
@@ -192,10 +193,39 @@ def _gradient_products(learner: Learner, weights: Weights, batch: Any, v: Weight
     loss = training_loss(learner, leaves, samples, sample_weights)
     g = gradient(learner, loss, list(leaves.values()), graph=True)
     inputs = [*leaves.values(), *(x for x in samples.tensors if x.requires_grad), sample_weights]
-    # A loss need not use all of a sample: what it leaves out has gradient zero.
-    products = torch.autograd.grad(g, inputs, list(v.values()), materialize_grads=True)
+    try:
+        _check_graph(g)
+        # A loss need not use all of a sample: what it leaves out has gradient zero.
+        products = torch.autograd.grad(g, inputs, list(v.values()), materialize_grads=True)
+    except RuntimeError as error:
+        words = str(error).partition("\n")[0]
+        raise PartError(
+            f"the learner {type(learner).__name__} with {type(learner.task).__name__}: its loss cannot be "
+            f"differentiated twice, which curvature needs: {words}; ask without (curvature=False), or for influence "
+            "and scores, which first derivatives are enough for"
+        ) from error
     of_weights = dict(zip(leaves, products[: len(leaves)], strict=True))
     return of_weights, as_gradient(samples, list(products[len(leaves) : -1])), products[-1]
+
+
+def _check_graph(gradient: tuple[Tensor, ...]) -> None:
+    """Make sure that a gradient can be differentiated.
+
+    Behind a layer that is marked `once_differentiable`, `torch.autograd.grad` leaves out what should have raised, and
+    gives a wrong derivative without a word (PyTorch 2.13).
+
+    Raises:
+        RuntimeError: It cannot.
+    """
+    nodes = {g.grad_fn for g in gradient if g.grad_fn is not None}
+    left = list(nodes)
+    while left:
+        node = left.pop()
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("a layer is marked once_differentiable")
+        ahead = {n for n, _ in node.next_functions if n is not None} - nodes
+        nodes |= ahead
+        left += ahead
 
 
 @full_precision()

@@ -4,13 +4,24 @@ import torch
 from torch import Tensor, nn
 
 from hgenv import DenseSamples, SampleData
-from hgenv.learning import SGD, Adam, DenseLearner, Network, sample_gradient, train, training_loss, validation_loss
+from hgenv.learning import (
+    SGD,
+    Adam,
+    AdamW,
+    DenseLearner,
+    Network,
+    sample_gradient,
+    train,
+    training_loss,
+    validation_loss,
+)
 from hgenv.tasks.normals import NormalsTask
 
 SIZE = 16
 PLAIN = SGD(learning_rate=0.05)
 FULL = SGD(learning_rate=0.05, momentum=0.9, weight_decay=1e-2, decay_steps=3)
 ADAM = Adam(learning_rate=0.01, epsilon=1e-7, decay_steps=5)
+ADAMW = AdamW(learning_rate=0.01, weight_decay=0.1, epsilon=1e-7, decay_steps=5)
 
 
 def normals_learner(units="smooth", size=SIZE, dtype=torch.float64, kind=DenseLearner):

@@ -51,6 +51,9 @@ def test_images_are_converted_to_the_networks_type(kind):
     blank = torch.zeros(1, 3, SIZE, SIZE)
     (maps,) = learner.output(learner.initial_weights(0), DenseSamples(blank[:, :1].to(kind), blank, blank[:, :1]))
     assert maps.dtype == torch.float32
+    double = {name: w.double() for name, w in learner.initial_weights(0).items()}
+    (maps,) = learner.output(double, DenseSamples(blank[:, :1].to(kind), blank, blank[:, :1]))
+    assert maps.dtype == torch.float64
 
 
 class Bare(DenseLearner):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from hgenv.learning import SGD, Adam, TrainingState, training_loss
+from hgenv.learning import SGD, Adam, AdamW, TrainingState, training_loss
 
 from ..toys import labels_env
-from .parts import ADAM, FULL, PLAIN, normals_learner, random_samples, trained
+from .parts import ADAM, ADAMW, FULL, PLAIN, normals_learner, random_samples, trained
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,29 @@ def test_adam_steps_as_torchs_does_where_epsilon_does_not_matter():
         torch.testing.assert_close(state.weights["w"], weight.detach(), rtol=1e-10, atol=1e-12)
 
 
+def test_adamw_steps_as_torchs_does():
+    rule, weight = AdamW(0.1, 0.3, epsilon=1e-24, decay_steps=3), torch.ones(5, dtype=torch.float64, requires_grad=True)
+    state = rule.start({"w": weight.detach().clone()})
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.3, eps=1e-12)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / math.sqrt(1 + t / 3))
+    for gradient in gradients():
+        state, weight.grad = rule(state, {"w": gradient}), gradient
+        optimizer.step()
+        decay.step()
+        torch.testing.assert_close(state.weights["w"], weight.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_adamw_can_be_differentiated_by_all_that_it_starts_from():
+    state = ADAMW.start({"w": torch.ones(3, dtype=torch.float64)})
+    state = ADAMW(state, {"w": gradients()[0, :3]})
+
+    def end(*tensors):
+        return tuple(ADAMW(state.with_tensors(list(tensors[:3])), {"w": tensors[3]}).tensors)
+
+    inputs = [t.clone().requires_grad_() for t in (*state.tensors, gradients()[1, :3])]
+    assert torch.autograd.gradcheck(end, inputs)
+
+
 def test_adam_trains_a_network_as_torchs_does():
     env = labels_env(rule=Adam(0.01, epsilon=1e-24, decay_steps=3), unroll_steps=6)
     env.reset(seed=0)
@@ -98,7 +121,7 @@ def test_epsilon_bounds_the_derivative_of_an_adam_step():
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("rule", [PLAIN, FULL, ADAM], ids=["plain", "momentum and decay", "adam"])
+@pytest.mark.parametrize("rule", [PLAIN, FULL, ADAM, ADAMW], ids=["plain", "momentum and decay", "adam", "adamw"])
 def test_a_state_is_not_changed_by_a_step(rule):
     state = rule.start({"w": torch.ones(3), "b": torch.zeros(2)})
     state = rule(state, {"w": torch.ones(3), "b": torch.ones(2)})
@@ -109,7 +132,7 @@ def test_a_state_is_not_changed_by_a_step(rule):
     assert after.slots.keys() == state.slots.keys()
 
 
-@pytest.mark.parametrize("rule", [PLAIN, FULL, ADAM], ids=["plain", "momentum and decay", "adam"])
+@pytest.mark.parametrize("rule", [PLAIN, FULL, ADAM, ADAMW], ids=["plain", "momentum and decay", "adam", "adamw"])
 def test_a_linear_rule_says_so(rule):
     """Twice the state and the gradient give twice the next state, if and only if the rule is linear."""
     draw = torch.Generator().manual_seed(3)
