@@ -21,7 +21,6 @@ COMMANDS = {
     "report": "tables and figures of runs that are there: hgenv report runs/quick",
     "paper": "the paper's tables, with its figures beside: hgenv paper table2 seed=0,1,2 workers=2",
     "trials": "as many trials of settings for each: hgenv trials optimizer=combined,spsa env=shapes_lit workers=2",
-    "tune": "as many trials of settings for each: hgenv tune optimizer=combined,spsa env=shapes_lit workers=2",
     "check": "what parts of one's own can do: hgenv check my_package:generator my_package:learner",
     "environments": "what env= takes; with a name, every setting of that one",
     "optimizers": "what optimizer= takes; with a name, every setting of that one",

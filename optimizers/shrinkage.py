@@ -13,8 +13,9 @@ class Shrinkage:
     """The positive-part James-Stein factor max(0, 1 - (threshold / t)^2), t being an estimate over its standard error.
 
     Components that are pure noise stay where they are two times out of three, while RMSprop alone would move them at
-    full step; with a threshold of 2 it is nineteen times out of twenty. With a memory m, mean and error are those of the moving average (1 - m) sum_j m^j (estimate of j moves
-    ago): a signal that is weaker than the noise of one estimate shows in time, and noise averages out.
+    full step; with a threshold of 2, nineteen times out of twenty. With a memory m, mean and error are those of the
+    moving average (1 - m) sum_j m^j (estimate of j moves ago): a signal that is weaker than the noise of one estimate
+    shows in time, and noise averages out.
 
     Attributes:
         memory: m, at least 0 and below 1.

@@ -18,6 +18,17 @@ def test_it_is_the_james_stein_factor() -> None:
     assert factor[3] == 0  # one sample says nothing about its noise
 
 
+def test_a_threshold_is_so_many_standard_errors() -> None:
+    rows = torch.tensor([[5.0, 1.0], [5.0, 1.0], [8.0, 4.0]]).double()  # means 6 and 2, standard error 1
+    for threshold, expected in ((1.0, (1 - 1 / 36, 1 - 1 / 4)), (3.0, (1 - 9 / 36, 0)), (7.0, (0, 0))):
+        shrinkage = Shrinkage(threshold=threshold)
+        _, factor = shrinkage(shrinkage.start(2), rows)
+        torch.testing.assert_close(factor, torch.tensor(expected).double())
+    for wrong in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="threshold must be a positive number"):
+            Shrinkage(threshold=wrong)
+
+
 @pytest.mark.parametrize("memory", [0, 0.9])
 def test_pure_noise_moves_less_than_a_signal(memory: float) -> None:
     noise = torch.randn(4000, 64, 2, generator=draws(), dtype=torch.float64)
