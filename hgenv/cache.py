@@ -65,20 +65,20 @@ class DiskCache:
     def put(self, key: str, content: bytes) -> None:
         """Keep something."""
         path, whole = self._path(key), HASH(content).digest() + content
-        if len(whole) > self._room:
-            self._make_room(len(whole))
         if len(whole) > self.most_bytes:
             return
-        self._room -= len(whole)
         written = None
         try:
+            if len(whole) > self._room:
+                self._make_room(len(whole))
+            self._room -= len(whole)
             path.parent.mkdir(exist_ok=True)
             handle, written = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
             with open(handle, "wb") as file:
                 file.write(whole)
             os.replace(written, path)
         except OSError as error:
-            logger.warning("%s cannot be written, so what should be kept there is not: %s", path, error)
+            logger.warning("%s cannot be written, so what should be kept there is not: %s", path, str(error))
             if written is not None:
                 with suppress(OSError):
                     os.unlink(written)

@@ -116,7 +116,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._failed_starts, self._worked = 0, False
         # At exit before multiprocessing waits for its children, which it would do for ever.
-        self._end = Finalize(self, _end, (self._workers,), exitpriority=10)
+        self._at_exit = Finalize(self, _end, (self._workers,), exitpriority=10)
         self._owner = os.getpid()
 
     @property
@@ -170,7 +170,7 @@ class Pool:
 
     def close(self) -> None:
         """End the processes: ask, wait a little, kill."""
-        self._end()
+        _end(self._workers)  # what is called at exit is called once, and there may be new ones by then
 
     def _give(self, tasks: Sequence[Any], waiting: deque[int], note: Callable[[str], None]) -> None:
         """Give each process that has nothing to do a task."""

@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -141,7 +142,7 @@ class BlackBox:
         self._form: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | None = None
         self._repeated = False  # whether a sample was made twice, and was the same
         self._pool: Pool | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._clean: Callable[[], object] | None = None  # remove the folder of a command's files
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         """Samples for (B, d) betas and (B,) seeds.
@@ -211,13 +212,13 @@ class BlackBox:
         """End the processes; they start again when they are needed."""
         if self._pool is not None and self._pool.mine:
             self._pool.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._pool = self._folder = None
+        if self._clean is not None:
+            self._clean()
+        self._pool = self._clean = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Processes belong to one object: a copy starts its own."""
-        return self.__dict__ | {"_pool": None, "_folder": None}
+        return self.__dict__ | {"_pool": None, "_clean": None}
 
     # --- Parameters --------------------------------------------------------------------------------------------------
 
@@ -297,8 +298,9 @@ class BlackBox:
                 set_up: Any = call
                 more = (pickle.dumps(self.render), *more)
             else:
-                set_up, self._folder = run, tempfile.TemporaryDirectory(prefix="hgenv-")
-                more = (self.render, self._folder.name, *more)
+                set_up, folder = run, tempfile.mkdtemp(prefix="hgenv-")
+                self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+                more = (self.render, folder, *more)
             self._pool = Pool(set_up, more, self.workers, self.timeout, cures=CURES, alone=True)
         return self._pool
 

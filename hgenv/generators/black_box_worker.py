@@ -123,7 +123,9 @@ def run(command: list[str], folder: str, names: list[str], memory_bytes: int) ->
                 arrays = samples_arrays(_read(said, own), names)
                 answer = Made(arrays, talk.cpu_seconds() - before)
         except Unusable as error:  # what it says next might be about this sample
-            raise LastAnswer(Failed(str(error), talk.cpu_seconds() - before, hopeless=True)) from None
+            answer = Failed(str(error), talk.cpu_seconds() - before, hopeless=True)
+            talk.close()
+            raise LastAnswer(answer) from None
         except Degenerate as error:
             answer = Failed(str(error), talk.cpu_seconds() - before)
         except EOFError as error:  # its last words are this process's last words
@@ -222,6 +224,12 @@ class _Talk:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
             return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
         return 0.0
+
+    def close(self) -> None:
+        """End the command."""
+        self.process.kill()
+        with self.process:  # closes its pipes and waits for it
+            pass
 
     def _ended(self) -> EOFError:
         try:

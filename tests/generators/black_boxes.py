@@ -136,6 +136,14 @@ def random(parameters: dict[str, Any], seed: int) -> Sample:
     return made | {"image": made["image"] + np.random.default_rng().normal()}
 
 
+BAD = (render, raises, exits, nan, reshapes, retypes, uint8, texts, too_few, too_many, nothing)
+
+
+def any_of_them(parameters: dict[str, Any], seed: int) -> Any:
+    """The one whose number is 100 times the level."""
+    return BAD[round(100 * parameters["level"])]({"level": 0.75}, seed)
+
+
 # As commands: `python -m tests.generators.black_boxes <kind>`.
 
 
