@@ -36,6 +36,21 @@ from .generators import scores
 from .generators.distributions import component, von_mises
 from .generators.random import normals
 
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "CorrelatedNormal",
+    "Distribution",
+    "LogNormal",
+    "Mixture",
+    "Normal",
+    "Probabilities",
+    "Tuned",
+    "Uniform",
+    "VonMises",
+    "load_parameters",
+]
+
 Numbers = float | Sequence[float]
 Value = float | bool | str | NDArray[Any]  # what a renderer is given
 
@@ -682,7 +697,7 @@ def _parameter(said: Any) -> Distribution | Tuned:
     if kind is None:
         raise ValueError(f"there is no distribution {said['distribution']!r}; the names are {', '.join(KINDS)}")
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type] # all of them are dataclasses
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for name, x in said.items():
         if name == "distribution":
             continue

@@ -12,12 +12,14 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -180,12 +182,12 @@ class Pool:
         idle = [worker for worker in self._workers if worker.task is None]
         hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(waiting) - len(idle)))]
         for worker, needs in hired:  # all are on their way by now
-            worker.tell(needs, self._timeout)
+            worker.tell(needs)
         for worker in [*idle, *(worker for worker, _ in hired)][: len(waiting)]:
             index = worker.task = waiting.popleft()
             worker.left = self._timeout if worker.ready else max(self._timeout, START)
             worker.since = time.monotonic()
-            worker.tell(pickle.dumps(tasks[index]), self._timeout)
+            worker.tell(pickle.dumps(tasks[index]))
 
     def _hire(self) -> tuple[_Worker, Any]:
         """Start a process; and what it is to be sent."""
@@ -194,7 +196,7 @@ class Pool:
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
             raise WorkerError(self._cures.pickle.format(error=error)) from None
         try:
-            self._workers.append(_Worker(self._alone))
+            self._workers.append(_Worker(self._timeout, self._alone))
         except OSError as error:
             raise WorkerError(f"no worker process can be started: {error}; use fewer workers") from error
         return self._workers[-1], needs
@@ -210,7 +212,7 @@ class Pool:
         for worker in busy:
             worker.left -= passed
             try:
-                said = worker.hear(self._timeout)
+                said = worker.hear()
             except _Loss as loss:
                 if loss.kind == "failed":
                     worker.exit()
@@ -286,12 +288,14 @@ class _Worker:
         leaves: Whether it ends with the answer that it has given.
 
     Args:
+        timeout: See `Pool`; it may keep this process waiting for as long.
         alone: See `Pool`.
     """
 
-    def __init__(self, alone: bool) -> None:
+    def __init__(self, timeout: float, alone: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
+        _limit_waiting(self.connection, timeout)
         self.ready, self.since, self.left, self.leaves = False, 0.0, 0.0, False
         self.task: int | None = None
         self._words = _Words() if alone else None
@@ -309,12 +313,17 @@ class _Worker:
             if self._words is not None:
                 self._words.listen()
 
-    def tell(self, message: Any, timeout: float) -> None:
+    def tell(self, message: Any) -> None:
         """Send something; if it cannot be sent, that is found out by `hear`."""
-        with suppress(OSError), self._watched(timeout):
+        try:
             self.connection.send_bytes(message)
+        except BlockingIOError:  # it keeps this process waiting
+            self.left = 0
+            self.kill()
+        except OSError:
+            pass
 
-    def hear(self, timeout: float) -> Any:
+    def hear(self) -> Any:
         """What it has to say: an answer, `READY` or `NOTHING`.
 
         Raises:
@@ -322,9 +331,7 @@ class _Worker:
         """
         try:
             if self.connection.poll():
-                with self._watched(timeout):
-                    message = self.connection.recv_bytes()
-                kind, value = pickle.loads(message)
+                kind, value = pickle.loads(self.connection.recv_bytes())
                 if kind == "failed":
                     raise _Loss("failed", value)
                 if kind == "ready":
@@ -332,6 +339,9 @@ class _Worker:
                     return READY
                 self.leaves = kind == "last answer"
                 return value
+        except BlockingIOError:  # it stopped within a word
+            self.left = 0
+            raise _Loss("hung") from None
         except (EOFError, OSError):
             raise _Loss("ended" if self.left > 0 else "hung") from None
         if self.dead():
@@ -365,21 +375,14 @@ class _Worker:
         """The end of what it wrote, for a message, once it has ended; empty if there is nothing."""
         return "" if self._words is None else self._words.said()
 
-    @contextmanager
-    def _watched(self, timeout: float) -> Iterator[None]:
-        """End the process if it keeps this one waiting."""
 
-        def kill() -> None:
-            self.left = 0
-            self.kill()
-
-        timer = threading.Timer(timeout, kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+def _limit_waiting(connection: Connection, seconds: float) -> None:
+    """Have whoever waits in the middle of a message get a BlockingIOError after so many seconds."""
+    time_value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setblocking(True)  # where somebody has set a default timeout
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, option, time_value)
 
 
 class _Words:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/bring-your-own.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
 # Pages with code, besides the tutorial.
-RUN = ("quick-start", "concepts", "environments", "optimizers", "accounting", "own-photos")
+RUN = ("quick-start", "concepts", "environments", "optimizers", "accounting", "own-photos", "black-box")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -321,6 +321,21 @@ def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
     assert hanging() == [], "neither processes nor the commands that they have started"
 
 
+def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """As a script; and its parameters can be read."""
+    text = (ROOT / "docs/black-box.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "black-box.md", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "| 0 | radius.mean |" in said
+    assert "DenseSamples(image=float32(8, 1, 16, 16)" in said
+    (parameters,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "parameters.yaml").write_text(parameters)
+    names = [b.name for b in BlackBox(black_boxes.render, tmp_path / "parameters.yaml").space.blocks]
+    assert names == ["radius.mean", "radius.spread", "kind.probabilities", "brightness"]
+
+
 # --- The cache -------------------------------------------------------------------------------------------------------
 
 
