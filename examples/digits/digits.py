@@ -24,6 +24,7 @@ from hgenv.generators import BlackBox
 HERE = Path(__file__).parent
 HELD_OUT = 200  # real digits that score beta
 HIDDEN = 64
+RULE = SGD(0.1, momentum=0.9)
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def real_digits():
 class DigitsEnv(DataGenEnv):
     """Tune how digits are drawn."""
 
-    def __init__(self, *, workers=1, cache=None, **options):
+    def __init__(self, *, rule=RULE, workers=1, cache=None, **options):
         generator = BlackBox(digit, HERE / "parameters.yaml", samples=Digits, workers=workers, cache=cache, version="1")
-        super().__init__(generator, Reader(), *real_digits(), rule=SGD(0.1, momentum=0.9), **options)
+        super().__init__(generator, Reader(), *real_digits(), rule=rule, **options)
 
 
 gymnasium.register("Digits-v0", entry_point=DigitsEnv)
