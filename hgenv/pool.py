@@ -19,12 +19,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from types import ModuleType
 from typing import Any
 
 from .clocks import free_children
@@ -101,6 +102,8 @@ class Pool:
         cures: What messages say may be done.
         alone: Whether each process is on its own with the programs that it starts: what they write to standard output
             and standard error is kept from the terminal, its end stands in messages, and they end with the process.
+        main: Whether each process imports the main module of this one: needed for what is defined there. It may take
+            seconds, and memory.
     """
 
     def __init__(
@@ -112,9 +115,10 @@ class Pool:
         *,
         cures: Cures = PROBING,
         alone: bool = False,
+        main: bool = True,
     ) -> None:
         self._set_up, self._arguments, self._count, self._timeout = set_up, arguments, count, timeout
-        self._cures, self._alone = cures, alone
+        self._cures, self._alone, self._main = cures, alone, main
         self._workers: list[_Worker] = []
         self._failed_starts, self._worked = 0, False
         # At exit before multiprocessing waits for its children, which it would do for ever.
@@ -196,7 +200,7 @@ class Pool:
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
             raise WorkerError(self._cures.pickle.format(error=error)) from None
         try:
-            self._workers.append(_Worker(self._timeout, self._alone))
+            self._workers.append(_Worker(self._timeout, self._alone, self._main))
         except OSError as error:
             raise WorkerError(f"no worker process can be started: {error}; use fewer workers") from error
         return self._workers[-1], needs
@@ -290,9 +294,10 @@ class _Worker:
     Args:
         timeout: See `Pool`; it may keep this process waiting for as long.
         alone: See `Pool`.
+        main: See `Pool`.
     """
 
-    def __init__(self, timeout: float, alone: bool) -> None:
+    def __init__(self, timeout: float, alone: bool, main: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         _limit_waiting(self.connection, timeout)
@@ -305,7 +310,7 @@ class _Worker:
         resource_tracker.ensure_running()  # would unblock them
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            with free_children():  # multiprocessing waits for whoever has ended
+            with free_children(), nullcontext() if main else _no_main():  # multiprocessing waits for whoever has ended
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -374,6 +379,17 @@ class _Worker:
     def last_words(self) -> str:
         """The end of what it wrote, for a message, once it has ended; empty if there is nothing."""
         return "" if self._words is None else self._words.said()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Have processes that are started inside import no main module: multiprocessing finds an empty one."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _limit_waiting(connection: Connection, seconds: float) -> None:

@@ -294,14 +294,16 @@ class BlackBox:
     def _serving(self) -> Pool:
         if self._pool is None or not self._pool.mine:
             more: tuple[Any, ...] = (self._names, self.memory_bytes)
+            main = False
             if callable(self.render):
                 set_up: Any = call
                 more = (pickle.dumps(self.render), *more)
+                main = b"__main__" in more[0]
             else:
                 set_up, folder = run, tempfile.mkdtemp(prefix="hgenv-")
                 self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
                 more = (self.render, folder, *more)
-            self._pool = Pool(set_up, more, self.workers, self.timeout, cures=CURES, alone=True)
+            self._pool = Pool(set_up, more, self.workers, self.timeout, cures=CURES, alone=True, main=main)
         return self._pool
 
     def _compare(self, first: Made, second: Made, task: Any) -> None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -319,6 +320,37 @@ def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
     while hanging() and time.monotonic() < end:
         time.sleep(0.05)
     assert hanging() == [], "neither processes nor the commands that they have started"
+
+
+SCRIPT = """
+import sys, torch
+from hgenv.distributions import Tuned
+from hgenv.generators import BlackBox
+from tests.generators import black_boxes
+
+print("here")
+
+def own(parameters, seed):
+    return black_boxes.render(parameters, seed)
+
+def made(render):
+    box = BlackBox(render, {"level": Tuned(0, 1, 0.5)}, workers=1)
+    print(len(box(torch.tensor([[0.5]]).double(), torch.tensor([1]))))
+    box.close()
+
+if __name__ == "__main__" or "guard" not in sys.argv:
+    made(own if "guard" in sys.argv else black_boxes.render)
+"""
+
+
+def test_a_script_needs_a_guard_for_functions_of_its_own_alone(tmp_path: Path) -> None:
+    """Otherwise processes import nothing of it, and so start sooner."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for more in ([], ["guard"]):
+        words = [sys.executable, str(tmp_path / "script.py"), *more]
+        ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert (ended.returncode, ended.stdout) == (0, (1 + len(more)) * "here\n" + "1\n"), ended.stderr
 
 
 def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
