@@ -10,8 +10,20 @@ from contextlib import contextmanager
 
 
 def cpu_and_wall() -> tuple[float, float]:
-    """User and system seconds of this process and of those that it has waited for, and wall seconds."""
-    return time.process_time() + _children() - _free, time.perf_counter()
+    """User and system seconds of this process and of those that worked for it, and wall seconds.
+
+    The others are those that it has waited for, and those that it was told of by `spent_elsewhere`.
+    """
+    return time.process_time() + _children() - _free + _elsewhere, time.perf_counter()
+
+
+def spent_elsewhere(cpu_seconds: float) -> None:
+    """Have whatever is being charged right now, in any ledger, pay for work that this process's clock does not see.
+
+    For what was done on its behalf by other processes or machines; or for the price that somebody puts on that.
+    """
+    global _elsewhere
+    _elsewhere += cpu_seconds
 
 
 def _children() -> float:
@@ -19,6 +31,7 @@ def _children() -> float:
     return others.ru_utime + others.ru_stime
 
 
+_elsewhere = 0.0  # CPU seconds that others spent on behalf of this process
 _free = 0.0  # CPU seconds of child processes that are nobody's
 _waiting = threading.RLock()  # a garbage collector may come here while its thread is here already
 

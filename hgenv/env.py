@@ -364,8 +364,11 @@ class DataGenEnv(gym.Env):
                     gradient.pathwise()
 
     def close(self) -> None:
-        """Give back what the prober holds."""
+        """Give back what the prober holds, and what the generator holds, if it can be closed."""
         self.prober.close()
+        close = getattr(self.generator, "close", None)
+        if close is not None:
+            close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on: tensors, numbers and texts, which `torch.save` and `torch.load` take."""

@@ -12,15 +12,20 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
+import struct
+import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from types import ModuleType
 from typing import Any
 
 from .clocks import free_children
@@ -35,12 +40,54 @@ GRACE = 2.0  # seconds that a process has to end by itself
 # send them to all processes of a group.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPLACED = "workers replaced"  # in `Ledger.incidents`
+LAST = 4096  # bytes of what a process wrote that are remembered
+LINES = 12  # of these, that a message has
 
 Work = Callable[[Any], Any]
 
 
 class WorkerError(RuntimeError):
-    """The worker processes cannot go on. The message says why, and the cure."""
+    """The worker processes cannot go on. The message says why, and the cure.
+
+    Attributes:
+        task: Number of the task at which processes died or hung; None if they could not start.
+    """
+
+    task: int | None = None
+
+
+class LastAnswer(Exception):
+    """Raised by what does the tasks: its answer, after which its process is to be replaced by a fresh one."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Cures:
+    """What may be done about a pool's troubles, for its messages.
+
+    Attributes:
+        pickle: What can be sent to a process, and what to do about it.
+        set_up: A process cannot be set up.
+        slow: The work takes longer than it may.
+        dies: A process dies.
+    """
+
+    pickle: str
+    set_up: str
+    slow: str
+    dies: str
+
+
+PROBING = Cures(
+    pickle="worker processes need a generator and a learner that pickle can send to them: {error}; define their "
+    "classes and functions at the top of a module, or use hgenv.probing.Serial()",
+    set_up="hgenv.probing.Serial() works without them",
+    slow="give it more: hgenv.probing.Workers(count, timeout=...), or prober.timeout=...",
+    dies="use fewer workers, or hgenv.probing.Serial()",
+)
 
 
 class Pool:
@@ -52,14 +99,30 @@ class Pool:
         count: How many processes.
         timeout: Seconds that a process has for a task before it is taken for dead; to start, it has five minutes
             at least.
+        cures: What messages say may be done.
+        alone: Whether each process is on its own with the programs that it starts: what they write to standard output
+            and standard error is kept from the terminal, its end stands in messages, and they end with the process.
+        main: Whether each process imports the main module of this one: needed for what is defined there. It may take
+            seconds, and memory.
     """
 
-    def __init__(self, set_up: Callable[..., Work], arguments: Sequence[Any], count: int, timeout: float) -> None:
+    def __init__(
+        self,
+        set_up: Callable[..., Work],
+        arguments: Sequence[Any],
+        count: int,
+        timeout: float,
+        *,
+        cures: Cures = PROBING,
+        alone: bool = False,
+        main: bool = True,
+    ) -> None:
         self._set_up, self._arguments, self._count, self._timeout = set_up, arguments, count, timeout
+        self._cures, self._alone, self._main = cures, alone, main
         self._workers: list[_Worker] = []
         self._failed_starts, self._worked = 0, False
         # At exit before multiprocessing waits for its children, which it would do for ever.
-        self._end = Finalize(self, _end, (self._workers,), exitpriority=10)
+        self._at_exit = Finalize(self, _end, (self._workers,), exitpriority=10)
         self._owner = os.getpid()
 
     @property
@@ -67,12 +130,15 @@ class Pool:
         """Whether this process made the pool: not if it is a fork of that which did."""
         return self._owner == os.getpid()
 
-    def map(self, tasks: Sequence[Any], note: Callable[[str], None]) -> tuple[list[Any], float]:
+    def map(
+        self, tasks: Sequence[Any], note: Callable[[str], None], each: Callable[[int, Any], None] | None = None
+    ) -> tuple[list[Any], float]:
         """Have all tasks done.
 
         Args:
             tasks: Anything that pickle takes.
             note: Told of each process that had to be replaced.
+            each: Told of each answer as soon as it is there, with the number of its task.
 
         Returns:
             The answers, in the order of the tasks; and the seconds in which nobody was at work on any of them, as all
@@ -98,6 +164,11 @@ class Pool:
                     else:
                         answers[index], worker.task = said, None
                         work.append((worker.since, time.monotonic()))
+                        if worker.leaves:
+                            self._workers.remove(worker)
+                            worker.exit()
+                        if each is not None:
+                            each(index, said)
         except BaseException:
             self.close()
             raise
@@ -105,7 +176,7 @@ class Pool:
 
     def close(self) -> None:
         """End the processes: ask, wait a little, kill."""
-        self._end()
+        _end(self._workers)  # what is called at exit is called once, and there may be new ones by then
 
     def _give(self, tasks: Sequence[Any], waiting: deque[int], note: Callable[[str], None]) -> None:
         """Give each process that has nothing to do a task."""
@@ -115,24 +186,21 @@ class Pool:
         idle = [worker for worker in self._workers if worker.task is None]
         hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(waiting) - len(idle)))]
         for worker, needs in hired:  # all are on their way by now
-            worker.tell(needs, self._timeout)
+            worker.tell(needs)
         for worker in [*idle, *(worker for worker, _ in hired)][: len(waiting)]:
             index = worker.task = waiting.popleft()
             worker.left = self._timeout if worker.ready else max(self._timeout, START)
             worker.since = time.monotonic()
-            worker.tell(pickle.dumps(tasks[index]), self._timeout)
+            worker.tell(pickle.dumps(tasks[index]))
 
     def _hire(self) -> tuple[_Worker, Any]:
         """Start a process; and what it is to be sent."""
         try:
             needs = ForkingPickler.dumps((self._set_up, self._arguments))
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-            raise WorkerError(
-                f"worker processes need a generator and a learner that pickle can send to them: {error}; define their "
-                "classes and functions at the top of a module, or use hgenv.probing.Serial()"
-            ) from None
+            raise WorkerError(self._cures.pickle.format(error=error)) from None
         try:
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(self._timeout, self._alone, self._main))
         except OSError as error:
             raise WorkerError(f"no worker process can be started: {error}; use fewer workers") from error
         return self._workers[-1], needs
@@ -148,8 +216,13 @@ class Pool:
         for worker in busy:
             worker.left -= passed
             try:
-                said = worker.hear(self._timeout)
+                said = worker.hear()
             except _Loss as loss:
+                if loss.kind == "failed":
+                    worker.exit()
+                    raise WorkerError(
+                        f"a worker process cannot be set up: {loss}{worker.last_words()}; {self._cures.set_up}"
+                    ) from None
                 yield worker, loss
                 continue
             if said is READY:
@@ -166,7 +239,8 @@ class Pool:
             WorkerError: That would be of no use.
         """
         self._workers.remove(worker)
-        code = worker.exit()
+        code, ready = worker.exit(), worker.task is not None and worker.ready
+        words = worker.last_words()
         how = f"exit code {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
         if worker.task is not None and not worker.ready:
             self._failed_starts += 1
@@ -174,25 +248,33 @@ class Pool:
             times = TRIES if hopeless else self._failed_starts
         if times >= TRIES:
             if loss.kind == "hung":
-                raise WorkerError(
-                    f"a worker process gave no answer within {self._timeout:g} seconds, {times} times; if the work "
-                    "takes that long, give it more: hgenv.probing.Workers(count, timeout=...), or prober.timeout=..."
+                error = WorkerError(
+                    f"a worker process gave no answer within {self._timeout:g} seconds, {times} times{words}; if the "
+                    f"work takes that long, {self._cures.slow}"
                 )
-            when = f"{times} times at one task" if worker.ready else "before it could work"
-            raise WorkerError(
-                f"a worker process died ({how}) {when}: killed for memory (use fewer workers, or "
-                "hgenv.probing.Serial()), or never started (what a script does with workers must stand below "
-                "`if __name__ == '__main__':`)"
-            )
+            elif ready and self._alone:
+                error = WorkerError(
+                    f"a worker process died ({how}) {times} times at one task{words}; if that was for memory, "
+                    f"{self._cures.dies}"
+                )
+            else:
+                when = f"{times} times at one task" if worker.ready else "before it could work"
+                error = WorkerError(
+                    f"a worker process died ({how}) {when}{words}: killed for memory ({self._cures.dies}), or never "
+                    "started (what a script does with workers must stand below `if __name__ == '__main__':`)"
+                )
+            error.task = worker.task if ready else None
+            raise error
         what = f"died ({how})" if loss.kind == "ended" else f"gave no answer within {self._timeout:g} seconds"
-        logger.warning("a worker process %s; another takes its place and does its task again", what)
+        logger.warning("a worker process %s%s; another takes its place and does its task again", what, words)
         note(REPLACED)
 
 
 class _Loss(Exception):
-    """A process that will not answer: it "ended", or it "hung"."""
+    """A process that will not answer: it "ended", it "hung", or it "failed" to be set up."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, why: str = "") -> None:
+        super().__init__(why)
         self.kind = kind
 
 
@@ -207,49 +289,64 @@ class _Worker:
         task: Number of the task that it is at; None if it has none.
         since: When it began with it.
         left: Seconds that it has for it.
+        leaves: Whether it ends with the answer that it has given.
+
+    Args:
+        timeout: See `Pool`; it may keep this process waiting for as long.
+        alone: See `Pool`.
+        main: See `Pool`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float, alone: bool, main: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.ready, self.since, self.left = False, 0.0, 0.0
+        _limit_waiting(self.connection, timeout)
+        self.ready, self.since, self.left, self.leaves = False, 0.0, 0.0, False
         self.task: int | None = None
-        self.process = context.Process(target=_serve, args=(theirs,))
+        self._words = _Words() if alone else None
+        output = None if self._words is None else self._words.theirs
+        self.process = context.Process(target=_serve, args=(theirs, output))
         # It inherits what is blocked, and so hears none of these before it says what they mean to it.
         resource_tracker.ensure_running()  # would unblock them
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            with free_children():  # multiprocessing waits for whoever has ended
+            with free_children(), nullcontext() if main else _no_main():  # multiprocessing waits for whoever has ended
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
+            if self._words is not None:
+                self._words.listen()
 
-    def tell(self, message: Any, timeout: float) -> None:
+    def tell(self, message: Any) -> None:
         """Send something; if it cannot be sent, that is found out by `hear`."""
-        with suppress(OSError), self._watched(timeout):
+        try:
             self.connection.send_bytes(message)
+        except BlockingIOError:  # it keeps this process waiting
+            self.left = 0
+            self.kill()
+        except OSError:
+            pass
 
-    def hear(self, timeout: float) -> Any:
+    def hear(self) -> Any:
         """What it has to say: an answer, `READY` or `NOTHING`.
 
         Raises:
             _Loss: It will not say anything any more.
-            WorkerError: It cannot be set up.
         """
         try:
             if self.connection.poll():
-                with self._watched(timeout):
-                    message = self.connection.recv_bytes()
-                kind, value = pickle.loads(message)
+                kind, value = pickle.loads(self.connection.recv_bytes())
                 if kind == "failed":
-                    raise WorkerError(
-                        f"a worker process cannot be set up: {value}; hgenv.probing.Serial() works without them"
-                    )
+                    raise _Loss("failed", value)
                 if kind == "ready":
                     self.since = value
                     return READY
+                self.leaves = kind == "last answer"
                 return value
+        except BlockingIOError:  # it stopped within a word
+            self.left = 0
+            raise _Loss("hung") from None
         except (EOFError, OSError):
             raise _Loss("ended" if self.left > 0 else "hung") from None
         if self.dead():
@@ -267,38 +364,82 @@ class _Worker:
         """Make sure that it has ended; its exit code."""
         self.connection.close()
         wait([self.process.sentinel], 0 if self.left <= 0 else GRACE)
-        self.process.kill()
+        self.kill()
         with free_children():
             self.process.join(GRACE)
             return self.process.exitcode
 
-    @contextmanager
-    def _watched(self, timeout: float) -> Iterator[None]:
-        """End the process if it keeps this one waiting."""
+    def kill(self) -> None:
+        """End it; and the programs that it has started, if it is alone with them."""
+        if self._words is not None and self.process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):  # it leads no group yet, or nobody is left
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
 
-        def kill() -> None:
-            self.left = 0
-            self.process.kill()
+    def last_words(self) -> str:
+        """The end of what it wrote, for a message, once it has ended; empty if there is nothing."""
+        return "" if self._words is None else self._words.said()
 
-        timer = threading.Timer(timeout, kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Have processes that are started inside import no main module: multiprocessing finds an empty one."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _limit_waiting(connection: Connection, seconds: float) -> None:
+    """Have whoever waits in the middle of a message get a BlockingIOError after so many seconds."""
+    time_value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setblocking(True)  # where somebody has set a default timeout
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, option, time_value)
+
+
+class _Words:
+    """The end of what a process and its programs write to standard output and standard error.
+
+    Attributes:
+        theirs: Where the process writes.
+    """
+
+    def __init__(self) -> None:
+        self._own, self.theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self._last = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def listen(self) -> None:
+        """Begin, once the process has its end of the pipe."""
+        self.theirs.close()
+        self._reader.start()
+
+    def said(self) -> str:
+        """See `_Worker.last_words`."""
+        self._reader.join(GRACE)
+        lines = [line.strip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]
+        return f"; its last words: {' / '.join(lines[-LINES:])}" if lines else ""
+
+    def _read(self) -> None:
+        with self._own, suppress(OSError):
+            while some := os.read(self._own.fileno(), 2**16):
+                self._last = (self._last + some)[-LAST:]
 
 
 def _end(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.connection.close()  # asks it to end
         if worker.task is not None:
-            worker.process.kill()
+            worker.kill()
     end = time.monotonic() + GRACE
     for worker in workers:
         wait([worker.process.sentinel], max(0, end - time.monotonic()))
     for worker in workers:
-        worker.process.kill()
+        worker.kill()
         with free_children():
             worker.process.join(GRACE)
     workers.clear()
@@ -316,8 +457,15 @@ def _covered(spans: list[tuple[float, float]]) -> float:
 # --- In the process -------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(connection: Connection, output: Connection | None) -> None:
+    if output is not None:
+        os.setpgid(0, 0)
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
+        output.close()
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a death would take what is held back
+    threading.Thread(target=_end_with_parent, args=(output is not None,), daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -333,17 +481,24 @@ def _serve(connection: Connection) -> None:
         connection.send_bytes(pickle.dumps(("ready", time.monotonic())))
         while True:
             task = connection.recv_bytes()
-            connection.send_bytes(_done(work, task))
+            try:
+                answer = _done(work, task)
+            except LastAnswer as last:
+                connection.send_bytes(pickle.dumps(("last answer", last.answer)))
+                return
+            connection.send_bytes(answer)
 
 
 def _done(work: Work, task: bytes) -> bytes:
     return pickle.dumps(("answer", work(pickle.loads(task))))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(alone: bool) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     # A fork of the parent would keep the sentinel quiet.
     while not wait([parent.sentinel], LOOK) and os.getppid() == parent.pid:
         pass
+    if alone:
+        os.killpg(0, signal.SIGKILL)  # the programs that this process has started, too
     os._exit(1)

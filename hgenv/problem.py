@@ -82,8 +82,9 @@ class Generator(Protocol):
     - `log_prob_score(betas, seeds)`, the derivative by beta of the logarithm of the density that a sample's draws have,
       (B, d) float64, in beta's own units; NaN in components that are no parameters of a draw. `hgenv.generators.scores`
       has it for the usual distributions, and `GeneratorConformance` checks it.
-    - `resized(size)`, itself with samples of another size in pixels, for sharp pictures.
-    - `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`.
+    - `resized(size)`, itself with samples of another size in pixels, for sharp pictures,
+    - `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`,
+    - `close()`, which gives back what it holds, processes for instance; it may be called again afterwards.
 
     Attributes:
         space: What the components of beta mean.

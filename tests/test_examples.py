@@ -1,12 +1,17 @@
 """Every example runs as it is written, and shows what it says that one sees."""
 
+import json
 import re
 import runpy
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from . import zygote
 
 ROOT = Path(__file__).parents[1]
 Output = Callable[[str], str]
@@ -65,3 +70,24 @@ def test_export_mesh(output_of: Output, tmp_path: Path) -> None:
     files = sorted(tmp_path.glob("*.glb"))
     assert len(files) == 3
     assert all(path.name in text and path.stat().st_size > 1000 for path in files)
+
+
+def test_digits_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is that of its docstring, but shorter."""
+    folder = tmp_path / "digits"
+    shutil.copytree(ROOT / "examples/digits", folder)
+    said = (folder / "digits.py").read_text().split('"""')[1]
+    (command,) = re.findall(r"hgenv compare .*", said)
+    words = [word for word in shlex.split(command) if not word.startswith("budget")]
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    more = ("budget={amount: 2, unit: updates}", "env.batch_size=8", "env.cache=renders")
+    result = zygote.call(*words, *more, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (report,) = folder.glob("runs/*/report.md")
+    assert "digits that are misread (%)" in report.read_text()
+    renders = [path for path in (folder / "renders").rglob("*") if path.is_file()]
+    assert len(renders) > 2 * 2 * 8, "score influence has others than fixed beta"
+    (rows, *_) = folder.glob("runs/**/rows.jsonl")
+    blocks = json.loads(rows.read_text().splitlines()[0])["blocks"]
+    assert re.findall(r"tuned: (\d+) numbers", said) == [str(sum(block["size"] for block in blocks))]

@@ -1,3 +1,4 @@
+from .black_box import BlackBox
 from .distributions import cardioid, component, gaussian_mixture, von_mises, von_mises_mixture
 from .faces import FaceGenerator
 from .faces_lit import LitFaceGenerator
@@ -8,6 +9,7 @@ from .shapes import ShapeGenerator
 from .studio import StudioGenerator
 
 __all__ = [
+    "BlackBox",
     "FaceGenerator",
     "LitFaceGenerator",
     "PopulationGenerator",
