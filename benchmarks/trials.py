@@ -64,7 +64,7 @@ RULE: dict[str, Knob] = {"rule.learning_rate": Factor(5), "rule.decay_updates": 
 GRADIENT = RULE | {"period": Choice((1, 2, 4, 8))}
 PAIRS: dict[str, Knob] = {"estimator.sigma": Factor(3), "estimator.num_directions": Choice((1, 2, 4))}
 SPACES: dict[str, dict[str, Knob]] = {
-    "combined": GRADIENT | {"shrinkage.memory": Choice((0.0, 0.5, 0.9))},
+    "combined": GRADIENT | {"shrinkage.memory": Choice((0.0, 0.5, 0.9)), "shrinkage.threshold": Choice((1.0, 2.0))},
     "score_influence": GRADIENT | {"estimator.num_virtual": Choice((0, 32, 128)), "estimator.clip": Factor(3)},
     "autosimulate": GRADIENT | {"estimator.damping": Factor(10)},
     "hybrid_gradient": GRADIENT | PAIRS,

@@ -81,13 +81,13 @@ autosimulate = partial(
     rule=RMSprop(0.01, decay_updates=30),
     period=2,
 )
-# Derivatives where the generator has them, score influence elsewhere.
+# Derivatives where the generator has them, score influence elsewhere, and that only where it stands out of its noise.
 combined = partial(
     GradientOptimizer,
     estimator=Combined(),
     rule=RMSprop(0.01, momentum=0.9, decay_updates=30),
     period=2,
-    shrinkage=Shrinkage(),
+    shrinkage=Shrinkage(memory=0.9, threshold=2.0),
 )
 basic_random_search = partial(
     GradientOptimizer,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hgenv import RenderError
+from hgenv.clocks import cpu_and_wall
 from hgenv.generators import ShapeGenerator
 from hgenv.rendering.csg import BlenderRenderer, MeshRenderer, Scene
 from hgenv.rendering.csg.blender import VARIABLE
@@ -94,11 +95,13 @@ def test_what_is_sent_and_what_comes_back(tmp_path: Path, monkeypatch: pytest.Mo
         "    assert asked['vertices'].shape[1] == asked['faces'].shape[1] == 3 and asked['light'].shape == (3,)\n"
         "    s = int(asked['size']); seen = np.zeros((s, s, 6), np.float32)\n"
         "    seen[:, : s // 2] = [1, 0, 0, 1, 0.5, asked['light'][2]]\n"
-        "    c.send_bytes(seen.tobytes())\n"
+        "    c.send_bytes(np.float64(7).tobytes() + seen.tobytes())\n"
     )
     monkeypatch.setenv(VARIABLE, program(tmp_path, code))
-    renderer = BlenderRenderer(16)
-    frame = renderer(objects(2))
+    renderer, scene = BlenderRenderer(16), objects(2)
+    before = cpu_and_wall()[0]
+    frame = renderer(scene)
+    assert 7 <= cpu_and_wall()[0] - before < 14  # it says that it has spent 7 seconds in all
     assert (frame.mask[..., :8] == 1).all()
     assert (frame.mask[..., 8:] == 0).all()
     assert (frame.normal[:, 2, :, :8] == 1).all()

@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...clocks import free_children, spent_elsewhere
 from ...problem import RenderError
 from ..framing import check_size
 from .mesh import Surface, render
@@ -44,7 +46,8 @@ LAST_WORDS = 500  # characters of what Blender said, for a message
 class BlenderRenderer:
     """Renders by booleans of tessellated primitives and Blender's Cycles, one object at a time; see `Renderer`.
 
-    Blender starts with the first frame, which takes some seconds, and ends with this object.
+    Blender starts with the first frame, which takes some seconds, and ends with this object. The ledger charges its CPU
+    time.
 
     Attributes:
         size: S, pixels along an edge.
@@ -107,7 +110,7 @@ class _Blender:
     """A process of Blender, and the connection to it."""
 
     def __init__(self, timeout: float) -> None:
-        self.owner = os.getpid()
+        self.owner, self._spent = os.getpid(), 0.0
         command, key = _command(), secrets.token_bytes(16)
         with ExitStack() as stack:
             self._said = stack.enter_context(tempfile.TemporaryFile())
@@ -148,7 +151,10 @@ class _Blender:
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise RenderError(f"Blender has ended while it rendered{self._last_words()}") from error
-        return np.frombuffer(answer, np.float32).reshape(size * size, -1)
+        (spent,) = struct.unpack_from("<d", answer)
+        spent_elsewhere(spent - self._spent)
+        self._spent = spent
+        return np.frombuffer(answer, np.float32, offset=8).reshape(size * size, -1)
 
     def _accept(self, listener: Listener, timeout: float) -> Connection:
         """The connection, once Blender has started."""
@@ -169,7 +175,8 @@ class _Blender:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.wait()
+    with free_children():  # what it spent has been charged, frame by frame
+        process.wait()
 
 
 def _command() -> Sequence[str]:

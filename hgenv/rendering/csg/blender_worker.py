@@ -4,8 +4,8 @@
     python blender_worker.py -- ADDRESS          # where `import bpy` works
 
 It needs Blender's Python and NumPy alone. A request is an .npz file with `vertices` (V, 3), `faces` (F, 3), `light`
-(3,) and `size`; the answer is (S, S, 6) float32: whether the centre of a pixel sees the object, its normal, its z, and
-what it receives of the light.
+(3,) and `size`; the answer is a float64, the CPU seconds that this process has spent so far, and (S, S, 6) float32:
+whether the centre of a pixel sees the object, its normal, its z, and what it receives of the light.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Client
 from typing import Any
@@ -191,7 +192,8 @@ def main() -> None:
             except EOFError:
                 return
             seen = picture(*parts, np.load(io.BytesIO(request)), path)
-            other.send_bytes(np.ascontiguousarray(seen, np.float32).tobytes())
+            frame = np.ascontiguousarray(seen, np.float32).tobytes()
+            other.send_bytes(struct.pack("<d", time.process_time()) + frame)
 
 
 if __name__ == "__main__":
