@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-CURVES = "curves.png"
+CURVES = "figures/curves.png"
 MOMENTS = (0.1, 0.25, 0.5, 1.0)  # shares of a run's budget
 
 
@@ -136,6 +136,7 @@ def draw(everything: Mapping[str, Any], path: Path) -> None:
     figure.axes[0].set_ylabel(title)
     figure.axes[1].legend()
     figure.suptitle(f"{everything['machine']['gpu'] or 'no GPU'}; network: {found[0]['network']}; one seed")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 

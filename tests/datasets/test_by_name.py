@@ -62,7 +62,7 @@ def test_a_folder_without_the_data_is_named_with_a_cure(tmp_path: Path, monkeypa
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown data 'nyu'; choose one of standin, mbii"):
         load_photos("nyu")
-    with pytest.raises(ValueError, match="unknown data 'mbii'; choose one of standin, scans, basel"):
+    with pytest.raises(ValueError, match="unknown data 'mbii'; choose one of standin, scans, relatives, basel"):
         load_heads("mbii")
     with pytest.raises(ValueError, match="unknown model 'flame'; choose one of standin, ict, bfm"):
         load_model("flame")

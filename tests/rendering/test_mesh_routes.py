@@ -366,9 +366,9 @@ def test_renderers_are_imported_when_they_are_asked_for() -> None:
         "csg.MeshRenderer(8)\n"
         "assert 'embreex' in sys.modules and 'OpenGL' not in sys.modules\n"
         "try:\n"
-        "    csg.BlenderRenderer\n"
+        "    csg.PovrayRenderer\n"
         "except AttributeError as error:\n"
-        "    assert 'BlenderRenderer' in str(error)\n"
+        "    assert 'PovrayRenderer' in str(error)\n"
         "else:\n"
         "    sys.exit(1)\n"
     )
