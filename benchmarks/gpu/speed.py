@@ -67,7 +67,8 @@ def training(preset: str, batch: int, photos: Pair, sizes: Sizes, device: str, s
     """Seconds of everything that an update of a network of this preset may consist of, and of updates."""
     found: list[dict[str, Any]] = []
     network = Network(preset, size=sizes.network_pixels)
-    how = {recorded: make(photos, network, batch_size=batch, device=device, cuda_graphs=recorded) for recorded in HOW}
+    ways = HOW if device == "cuda" else HOW[:1]
+    how = {recorded: make(photos, network, batch_size=batch, device=device, cuda_graphs=recorded) for recorded in ways}
     about = {"data": photos[0].label, "network": preset, "pixels": sizes.network_pixels, "batch": batch}
     pieces = [_pieces(env, sizes.optimizers) for env in how.values()]
     for both in zip(*pieces, strict=True):

@@ -203,8 +203,8 @@ def test_speed_has_a_row_of_everything(pair: photos.Pair, monkeypatch: pytest.Mo
     speed.training("small", 2, pair, sizes, "cpu", lambda result: saved.append(json.loads(json.dumps(result))))
     rows = {row["name"]: row for row in saved[-1]["rows"]}
     assert len(saved) == len(rows) == 11
-    assert [row["recorded"] for row in saved[-1]["rows"]] == [False, True] * 11
-    evolution = {"name": "update: evolution", "recorded": True, "skipped": "No module named 'nevergrad'"}
+    assert not any(row["recorded"] for row in saved[-1]["rows"])
+    evolution = {"name": "update: evolution", "recorded": False, "skipped": "No module named 'nevergrad'"}
     assert rows["update: evolution"] == evolution
     assert rows["update: random_search"]["error"] == "RuntimeError: out of memory"
     assert all(row["seconds"] > 0 for name, row in rows.items() if name[8:] not in ("evolution", "random_search"))
