@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from . import engines, files, report
-from .config import USER_ERRORS, Interrupted, RunError, compose, override, with_folder
+from .config import RunError, compose, override, plainly, with_folder
 from .launch import Job, stops_alike, work
 
 
@@ -107,29 +106,23 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], int, str | None]:
     return overrides, int(workers), config_dir
 
 
+@plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare from the command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    try:
-        folders, failed = compare(*parsed(arguments))
-        for folder, words in failed.items():
-            print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
-        # Those that are what was asked for name what the user has named. Others may be a stranger's.
-        own = [folder for folder in folders if folder not in failed]
-        for study in sorted({folder.parents[2] for folder in folders}):
-            found = report.collect([study])
-            print("\n" + report.write(found, study, trusted=own))
-            print(f"report:      {study / 'report.html'} (and report.md)")
-            print(f"TensorBoard: hgenv board {study}")
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return error.status
-    except (HydraException, *USER_ERRORS) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    folders, failed = compare(*parsed(arguments))
+    for folder, words in failed.items():
+        print(f"error: {folder} failed: {files.within(folder, words.removeprefix('error: '))}", file=sys.stderr)
+    # Those that are what was asked for name what the user has named. Others may be a stranger's.
+    own = [folder for folder in folders if folder not in failed]
+    for study in sorted({folder.parents[2] for folder in folders}):
+        found = report.collect([study])
+        print("\n" + report.write(found, study, trusted=own))
+        print(f"report:      {study / 'report.html'} (and report.md)")
+        print(f"TensorBoard: hgenv board {study}")
     return 1 if failed else 0
 
 

@@ -6,15 +6,17 @@ where it ran and how often it drew pictures is noted beside it, and may be anoth
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import gymnasium
 import hydra
@@ -48,6 +50,7 @@ PARTS = ("network", "renderer")
 # What a setting on the command line can begin with.
 NAMES = (*IDENTITY, *WHERE, *PARTS, "prices", "experiment", "root", "checkpoint_seconds")
 
+P = ParamSpec("P")
 LARGEST = 100_000  # entries of a YAML file, references counted as often as they occur
 _BELOW = re.compile(r"(env|optimizer|network|renderer|prober|prices)\.[^=]+=")
 
@@ -84,6 +87,23 @@ USER_ERRORS = (
     OSError,
     OmegaConfBaseException,
 )
+
+
+def plainly(main: Callable[P, int]) -> Callable[P, int]:
+    """Have a command tell without a traceback what a user can cause, and end with the status that says so."""
+
+    @functools.wraps(main)
+    def command(*arguments: P.args, **keywords: P.kwargs) -> int:
+        try:
+            return main(*arguments, **keywords)
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            return error.status
+        except (HydraException, *USER_ERRORS) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return command
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hydra.errors import HydraException
 
 from hgenv.accounting import PRICED
 
 from . import report
 from .compare import compare, parsed
-from .config import USER_ERRORS, Interrupted, RunError
+from .config import RunError, plainly
 from .report.tables import Table, by_optimizer, cell, interval, late
 from .studies import Run
 
@@ -179,23 +178,17 @@ def _test(runs: Sequence[Run]) -> str:
 PARTS: dict[str, Callable[[Asked], str]] = {"table1": table1, "table2": table2, "table4": table4, "figure4": figure4}
 
 
+@plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make one of the paper's tables from the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    try:
-        if words[0] not in PARTS:
-            known = f"there are {', '.join(PARTS)}"
-            raise RunError(f"{words[0]} is none of the paper's parts that can be made here; {known}")
-        print("\n" + PARTS[words[0]](Asked(*parsed(words[1:]))))
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return error.status
-    except (HydraException, *USER_ERRORS) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if words[0] not in PARTS:
+        known = f"there are {', '.join(PARTS)}"
+        raise RunError(f"{words[0]} is none of the paper's parts that can be made here; {known}")
+    print("\n" + PARTS[words[0]](Asked(*parsed(words[1:]))))
     return 0
 
 

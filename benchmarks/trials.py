@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException
 from scipy.stats import qmc
 
 from hgenv.accounting import PRICED
 
 from . import files, report
 from .compare import compare, expand, parsed
-from .config import USER_ERRORS, Interrupted, RunError, compose
+from .config import RunError, compose, plainly
 from .report.tables import Table, late
 from .studies import Run
 
@@ -170,20 +169,14 @@ def make(words: Sequence[str]) -> str:
     return f"{text}\n{study / FILE}"
 
 
+@plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make trials from the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    try:
-        print("\n" + make(words))
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return error.status
-    except (HydraException, *USER_ERRORS) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print("\n" + make(words))
     return 0
 
 
