@@ -527,7 +527,8 @@ def _make_gpu_repeatable() -> None:
     """Have CUDA take those algorithms that give the same bits each time, and warn where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a kernel each
+    # Filling new tensors costs a kernel each. Type checkers do not see the object in that module's place.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @hydra.main(version_base="1.3", config_path="pkg://hgenv.configs", config_name="config")

@@ -174,6 +174,7 @@ def given_photos(file: Path | None, dry: bool, size: int) -> photos.Pair | None:
 def read_tests(out: Path) -> dict[str, Any] | None:
     """What pytest said so far: numbers of tests by what became of them, and those that failed, with the reason."""
     log = (out / "tests.log").read_text(errors="replace")
+    log = re.sub(r"^((?:FAILED |ERROR )?)\S*?(?=tests/test_gpu\.py::)", r"\1", log, flags=re.MULTILINE)  # from here on
     ended = dict(re.findall(r"^(\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", log, re.MULTILINE))
     reasons = dict(re.findall(r"^(?:FAILED|ERROR) (\S+?::.+?)(?: - (.*))?$", log, re.MULTILINE))
     if not ended:

@@ -44,7 +44,8 @@ def as_in_a_run() -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a kernel each
+        # Filling new tensors costs a kernel each. Type checkers do not see the object in that module's place.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message=".*deterministic.*")
     torch.set_num_threads(1)
     keep_memory()

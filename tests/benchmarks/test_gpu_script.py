@@ -133,7 +133,7 @@ def test_what_pytest_says_is_read(tmp_path: Path) -> None:
         "tests/test_gpu.py::test_b[x y] FAILED [ 40%]\n"
         "tests/test_gpu.py::test_c SKIPPED (needs a CUDA GPU) [ 60%]\n"
         "tests/test_gpu.py::test_d ERROR [ 80%]\n"
-        "FAILED tests/test_gpu.py::test_b[x y] - assert 1 == 2\n"
+        "FAILED ../somewhere/tests/test_gpu.py::test_b[x y] - assert 1 == 2\n"
         "ERROR tests/test_gpu.py::test_d - OSError: no\n"
         "tests/test_gpu.py::test_e "
     )

@@ -260,11 +260,10 @@ def test_the_ledger_charges_the_processes(render: Any) -> None:
     ledger = Ledger()
     with ledger.phase("generate"):
         made(generator, 0.25, 0.75, first=1)
-    # A command's clock has ticks of a hundredth of a second.
-    assert 0.16 <= ledger.by_phase()["generate"]["cpu_seconds"] < 0.4
+    assert 0.2 <= ledger.by_phase()["generate"]["cpu_seconds"] < 0.4
     with ledger.phase("score"):
         made(generator, 0.25, first=3)
-    assert ledger.by_phase()["score"]["cpu_seconds"] >= 0.08
+    assert ledger.by_phase()["score"]["cpu_seconds"] >= 0.1
     assert ledger.spent("cpu_seconds") < 0.4, "off the clock it is free"
 
 
@@ -416,7 +415,7 @@ def test_what_is_kept_is_charged_as_if_it_were_made(tmp_path: Path) -> None:
         with ledger.phase("generate"):
             made(generator, 0.25, 0.75)
         spent.append(ledger.spent("cpu_seconds"))
-    assert min(spent) >= 0.16
+    assert min(spent) >= 0.2
     assert generator._pool is None, "nobody was asked"
 
 

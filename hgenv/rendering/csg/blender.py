@@ -158,7 +158,7 @@ class _Blender:
 
     def _accept(self, listener: Listener, timeout: float) -> Connection:
         """The connection, once Blender has started."""
-        listener._listener._socket.settimeout(1)  # type: ignore[attr-defined]
+        listener._listener._socket.settimeout(1)  # type: ignore[attr-defined] # accept has no other timeout
         for _ in range(max(1, round(timeout))):
             try:
                 return listener.accept()
