@@ -16,7 +16,6 @@ A line begins with `ok` (as it must be), `yes` or `no` (something that it may or
 
 from __future__ import annotations
 
-import importlib
 import sys
 import unittest
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from hgenv.device import own_modes
 from hgenv.learning import SGD, Learner, influence, train, training_loss
 from hgenv.learning.rules import Weights
 from hgenv.learning.unroll import adjoint_step
+from hgenv.named import NamedError, look_up, said
 from hgenv.problem import Generator, PartError, SampleData
 from hgenv.samples import Samples
 from hgenv.testing import GeneratorConformance, LearnerConformance
@@ -83,22 +83,10 @@ def find(name: str) -> Named:
     Raises:
         CheckError: Nowhere.
     """
-    module, sign, path = name.partition(":")
-    if not sign or not path or not module:
-        raise CheckError(f"{name!r}: write the module and what is in it, as in my_package:generator")
     try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise CheckError(f"{name}: importing {module} failed: there is no module {error.name!r}") from error
-        raise CheckError(f"{name}: there is no module {error.name!r} here; name it as `import` would") from error
-    except Exception as error:  # whatever somebody's module does when it is imported
-        raise CheckError(f"{name}: importing {module} failed: {_said(error)}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            public = ", ".join(n for n in vars(found) if not n.startswith("_"))
-            raise CheckError(f"{name}: there is no {part!r} in it; there are {public}")
-        found = getattr(found, part)
+        found = look_up(name)
+    except NamedError as error:
+        raise CheckError(str(error)) from error
     if not isinstance(found, type) and _kind(found):
         return Named(name, found, lambda: found)
     if not callable(found):
@@ -107,7 +95,7 @@ def find(name: str) -> Named:
         with own_modes():
             return Named(name, found(), found)
     except Exception as error:  # whatever somebody's code does
-        raise CheckError(f"{name}: calling it without arguments failed: {_said(error)}") from error
+        raise CheckError(f"{name}: calling it without arguments failed: {said(error)}") from error
 
 
 def _kind(thing: Any) -> str:
@@ -231,7 +219,7 @@ def _flops(kit: LearnerConformance, learner: Learner) -> Iterator[Finding]:
         except PartError:
             found.append(f"{words} none")
         except Exception as error:  # whatever somebody's code does
-            yield Finding(BROKEN, "floating-point operations", _said(error))
+            yield Finding(BROKEN, "floating-point operations", said(error))
             return
     words = f"of a sample: {', '.join(found)}"
     if "none" in words:
@@ -255,19 +243,14 @@ def _attempt(check: Callable[[], object], what: str, words: str, good: str = YES
     except unittest.SkipTest as reason:
         return Finding(NO, what, str(reason))
     except AssertionError as error:
-        return Finding(BROKEN, what, str(error).partition("\n")[0] or _said(error))
+        return Finding(BROKEN, what, str(error).partition("\n")[0] or said(error))
     except Exception as error:  # whatever somebody's code does
         if unable is not None:
-            return Finding(NO, what, f"{unable} ({_said(error)})")
-        return Finding(BROKEN, what, _said(error))
+            return Finding(NO, what, f"{unable} ({said(error)})")
+        return Finding(BROKEN, what, said(error))
     finally:
         torch.set_rng_state(state)
     return Finding(good, what, words)
-
-
-def _said(error: BaseException) -> str:
-    words = str(error).partition("\n")[0]
-    return words if isinstance(error, PartError) else f"{type(error).__name__}: {words}"
 
 
 class _Doubled:
@@ -345,7 +328,7 @@ def check(names: Sequence[str]) -> Iterator[str | Finding]:
                 made = generator(betas, torch.arange(3 * ROWS))
             samples, rest = made[:ROWS], made[ROWS:]
         except Exception as error:  # the kit has said it, too
-            yield Finding(BROKEN, "samples at the initial beta", _said(error))
+            yield Finding(BROKEN, "samples at the initial beta", said(error))
             return
         data = data if data is not None else SampleData(rest, "samples of the generator")
     if "learner" in found:

@@ -20,6 +20,8 @@ COMMANDS = {
     "compare": "several, and a report: hgenv compare optimizer=hybrid_gradient,fixed seed=0,1 workers=2",
     "report": "tables and figures of runs that are there: hgenv report runs/quick",
     "paper": "the paper's tables, with its figures beside: hgenv paper table2 seed=0,1,2 workers=2",
+    "tune": "a generator of one's own, by one file: hgenv tune mine.yaml",
+    "sample": "a data set by a tuned generator: hgenv sample runs/mine/best.yaml -n 1000 --out data",
     "trials": "as many trials of settings for each: hgenv trials optimizer=combined,spsa env=shapes_lit workers=2",
     "check": "what parts of one's own can do: hgenv check my_package:generator my_package:learner",
     "environments": "what env= takes; with a name, every setting of that one",

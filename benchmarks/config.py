@@ -319,7 +319,7 @@ def settings(config: DictConfig) -> Settings:
     if where["prober"] is not None:
         where["prober"] = _object(where["prober"], "prober")
     found = Settings(identity, where, Path(given["root"]), given["checkpoint_seconds"])
-    _check(found)
+    check(found)
     return found
 
 
@@ -357,7 +357,7 @@ def _initial(initial: Any) -> Any:
         ) from error
 
 
-def _check(found: Settings) -> None:
+def check(found: Settings) -> None:
     """Look at the values that no one else looks at."""
     for key, value, least in (
         ("seed", found.identity["seed"], 0),

@@ -143,10 +143,10 @@ def environment_label(config: Mapping[str, Any]) -> str:
     parts = [env["label"]]
     if "data" in env:
         data = env["data"]
-        if isinstance(data, Mapping):  # one's own
+        if isinstance(data, Mapping):  # one's own, as "my_module:photos" below
             data = str(data.get("_target_", "own")).rpartition(".")[2]
         if data is not None:
-            parts.append(str(data).strip("/").rpartition("/")[2])
+            parts.append(re.split("[/:]", str(data).strip("/:"))[-1])
         if isinstance(env["data"], str) and data != "standin" and "input" in env:
             parts.append(env["input"])
     return "-".join(parts)

@@ -49,6 +49,8 @@ __all__ = [
     "Uniform",
     "VonMises",
     "load_parameters",
+    "read_parameters",
+    "settled",
 ]
 
 Numbers = float | Sequence[float]
@@ -677,19 +679,65 @@ def load_parameters(path: str | Path) -> dict[str, Distribution | Tuned]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{path}: must say what each parameter is, a name and its distribution or range, line by line")
+    try:
+        return read_parameters(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_parameters(found: Any) -> dict[str, Distribution | Tuned]:
+    """Parameters from what `load_parameters` finds in a file: plain mappings, lists and numbers.
+
+    Raises:
+        ValueError: They make no sense. The message names the parameter.
+    """
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError("must say what each parameter is, a name and its distribution or range, line by line")
     parameters = {}
     for name, said in found.items():
         try:
-            parameters[str(name)] = _parameter(said)
+            parameters[str(name)] = said if isinstance(said, Distribution | Tuned) else _parameter(said)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: parameter {name!r}: {error}") from None
+            raise ValueError(f"parameter {name!r}: {error}") from None
     return parameters
 
 
+def settled(parameters: Parameters, values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Parameters with numbers in place of all that was tuned, as plain values: to be pasted into a renderer.
+
+    Args:
+        parameters: Distributions and ranges by name.
+        values: The blocks of beta, by name.
+
+    Returns:
+        By name, a number or a list for what was handed over as it is; else the distribution as in a file of parameters.
+    """
+
+    def settle(name: str, what: Any) -> Any:
+        if isinstance(what, Tuned):
+            return _plain_numbers(values[name], what.size)
+        if isinstance(what, Probabilities):
+            return _plain_numbers(values[name], len(what.initial))
+        if isinstance(what, Distribution):
+            kind = next(word for word, known in KINDS.items() if known is type(what))
+            own: Any = what  # a dataclass, which `Distribution` is not
+            given = {f.name: getattr(what, f.name) for f in fields(own)}
+            parts = {n: settle(f"{name}.{n}", x) for n, x in given.items() if x is not None and n != "components"}
+            if "components" in given:
+                parts["components"] = [settle(f"{name}.{i}", c) for i, c in enumerate(given["components"])]
+            return {"distribution": kind} | parts
+        return list(what) if isinstance(what, tuple) else what
+
+    return {name: settle(name, what) for name, what in parameters.items()}
+
+
+def _plain_numbers(values: Sequence[float], size: int | None) -> float | list[float]:
+    found = [float(f"{x:.6g}") for x in values]
+    return found[0] if size is None else found
+
+
 def _parameter(said: Any) -> Distribution | Tuned:
-    if not isinstance(said, dict):
+    if not isinstance(said, Mapping):
         raise ValueError(f"needs a distribution, or low, high and initial, not {said!r}")
     if "distribution" not in said:
         return _tuned(said)
@@ -712,11 +760,11 @@ def _parameter(said: Any) -> Distribution | Tuned:
     return kind(**arguments)
 
 
-def _tuned(said: dict[str, Any]) -> Tuned:
+def _tuned(said: Mapping[str, Any]) -> Tuned:
     return _from(Tuned, said)
 
 
-def _from(kind: Any, said: dict[str, Any]) -> Any:
+def _from(kind: Any, said: Mapping[str, Any]) -> Any:
     known = [f.name for f in fields(kind)]
     if unknown := [name for name in said if name not in known]:
         raise ValueError(f"{unknown[0]!r} is unknown there; what is tuned has {', '.join(known)}")

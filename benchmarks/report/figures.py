@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
+import textwrap
 import zlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ SMALLER = (200, 180, 160, 140, 120, 100)  # DPI of curves: the first that keeps 
 WINDOW = 16  # of the 400 moments of a curve: single updates scatter more than optimizers differ
 PANELS = 3  # beside each other
 TILES = {1: 4, 2: 4, 3: 3}  # samples in a row of a picture, by the number of environments beside each other
+LABEL = 30  # letters in a line of an axis' label
 GAP = 12  # pixels between blocks of pictures
 # How dense tasks word the scale of their error maps, and the colours that they draw them in.
 SCALE, COLOURS = re.compile(r"(.+): black none, white from (.+) on\."), "magma"
@@ -112,7 +114,7 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
             else:
                 axis.set_xlabel(CLOCKS[clock], fontsize=9)
             if k % PANELS == 0 or panels[k - 1][1][0].primary != main:
-                axis.set_ylabel(f"{data} {main.title}", fontsize=9)
+                axis.set_ylabel(textwrap.fill(f"{data} {main.title}", LABEL), fontsize=9)
     names = [name for name in looks if name in drawn]
     # Outside of the panels, where it covers no curve.
     figure.legend(

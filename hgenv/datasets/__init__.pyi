@@ -4,6 +4,7 @@ from .heads import Heads
 from .labelled import Folder
 from .morphable import MorphableModel
 from .photos import NativePhoto, NativeTruth, Photos, prepare
+from .written import Writer
 
 __all__ = [
     "VARIABLE",
@@ -14,6 +15,7 @@ __all__ = [
     "NativePhoto",
     "NativeTruth",
     "Photos",
+    "Writer",
     "load_heads",
     "load_model",
     "load_photos",
