@@ -297,9 +297,7 @@ def verdict(scores: Figures, metric: Metric, count: int) -> str:
     """What tuning did to the error on test data, in words."""
     value = f"{scores.values[-1]:.4g}"
     if scores.gain is None:
-        return (
-            f"On {count} test samples, {metric.title} is {value}. There is no run at the initial beta to compare with."
-        )
+        return f"On {count} test samples, {metric.title} is {value}. There is no run without tuning to compare with."
     words = f"On {count} test samples, {metric.title} is {value}; it was {scores.values[0]:.4g} without tuning."
     if scores.gain_interval is None:
         return words

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -138,7 +137,7 @@ def _made(out: Path, made_of: dict[str, Any]) -> int:
     """
     path = out / RECORD
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(os.scandir(out))):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: is there, and no data set that hgenv sample wrote; choose another folder (--out)")
         return 0
     try:

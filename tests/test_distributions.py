@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch import distributions as oracle
 
@@ -25,6 +26,8 @@ from hgenv.distributions import (
     Uniform,
     VonMises,
     load_parameters,
+    read_parameters,
+    settled,
 )
 from hgenv.generators.random import uniforms
 
@@ -253,3 +256,26 @@ brightness: {low: 0, high: 1, initial: 0.9}
             load_parameters(path)
     with pytest.raises(ValueError, match=r"missing.yaml: cannot be read"):
         load_parameters(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_settled_parameters_draw_what_the_tuned_ones_draw(name: str) -> None:
+    distribution = CASES[name][0]
+    blocks = distribution.blocks("p")
+    if not blocks:
+        pytest.skip("nothing of it is tuned")
+    space = DecisionSpace(blocks)
+    split = space.split(space.project(space.random(3)))
+    found = settled({"p": distribution}, {name: part.tolist() for name, part in split.items()})
+    again = read_parameters(yaml.safe_load(yaml.safe_dump(found)))["p"]
+    assert isinstance(again, Distribution)
+    assert not again.tuned()
+    uniform = uniforms(torch.arange(50), distribution.numbers)
+    beta = {own.removeprefix("p."): part.expand(50, -1) for own, part in split.items()}
+    # Settled numbers have six digits.
+    torch.testing.assert_close(again.draw({}, uniform), distribution.draw(beta, uniform), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_handed_over_is_settled_to_its_numbers() -> None:
+    parameters = {"one": Tuned(0, 1, 0.5), "some": Tuned((0.0, 0.0), 1, 0.5)}
+    assert settled(parameters, {"one": [0.25], "some": [1 / 3, 1.0]}) == {"one": 0.25, "some": [0.333333, 1.0]}

@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -72,22 +71,25 @@ def test_export_mesh(output_of: Output, tmp_path: Path) -> None:
     assert all(path.name in text and path.stat().st_size > 1000 for path in files)
 
 
-def test_digits_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is that of its docstring, but shorter."""
+def test_digits_are_tuned_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/tune.md has it, but shorter; and the same by `hgenv compare`."""
     folder = tmp_path / "digits"
     shutil.copytree(ROOT / "examples/digits", folder)
-    said = (folder / "digits.py").read_text().split('"""')[1]
-    (command,) = re.findall(r"hgenv compare .*", said)
-    words = [word for word in shlex.split(command) if not word.startswith("budget")]
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    more = ("budget={amount: 2, unit: updates}", "env.batch_size=8", "env.cache=renders")
-    result = zygote.call(*words, *more, cwd=folder)
+    spec = (folder / "tune.yaml").read_text()
+    assert spec in (ROOT / "docs/tune.md").read_text().replace("```yaml\n", "# hgenv tune tune.yaml\n")
+    short = spec.replace("amount: 60, unit: total_seconds", "amount: 2, unit: updates")
+    assert short != spec
+    (folder / "tune.yaml").write_text(short + "optimizer: fixed\n")
+    result = zygote.call("hgenv.benchmarks.command", "tune", "tune.yaml", cwd=folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    (report,) = folder.glob("runs/*/report.md")
-    assert "digits that are misread (%)" in report.read_text()
-    renders = [path for path in (folder / "renders").rglob("*") if path.is_file()]
-    assert len(renders) > 2 * 2 * 8, "score influence has others than fixed beta"
-    (rows, *_) = folder.glob("runs/**/rows.jsonl")
+    assert "On 1597 test samples, accuracy (%) is" in result.stdout
+    assert "DejaVuSans" in (folder / "runs/tune/best.yaml").read_text()
+    words = ["--config-dir", "conf", "env=digits", "optimizer=score_influence", "seed=0"]
+    more = ("budget={amount: 2, unit: updates}", "env.batch_size=8")
+    result = zygote.call("hgenv.benchmarks.compare", *words, *more, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (rows,) = folder.glob("runs/default/**/rows.jsonl")
     blocks = json.loads(rows.read_text().splitlines()[0])["blocks"]
-    assert re.findall(r"tuned: (\d+) numbers", said) == [str(sum(block["size"] for block in blocks))]
+    assert sum(block["size"] for block in blocks) == 21  # as the page says

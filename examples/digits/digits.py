@@ -1,103 +1,32 @@
-"""Real handwritten digits, read by a network that has seen nothing but drawn ones.
+"""Real handwritten digits, and a small network that reads them."""
 
-    cd examples/digits
-    hgenv compare --config-dir conf env=digits optimizer=score_influence,fixed seed=0 budget.amount=20
-
-The renderer is `draw.py`: thirty lines around Pillow. `parameters.yaml` says which of its parameters are drawn from
-which distributions, and what of these is tuned: 21 numbers, such as how likely each font is, and how much digits slant.
-The network sees drawn digits alone. 200 real ones, of scikit-learn's, say how well it does, and so what to draw;
-1597 others are for the test.
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
-
-import gymnasium
-import numpy as np
 import torch
-from draw import digit
 from sklearn.datasets import load_digits
+from torch import nn
 
-from hgenv import SGD, DataGenEnv, Metric, Picture, SampleData, Samples, Task
-from hgenv.generators import BlackBox
+from hgenv import LabelledImages, SampleData
+from hgenv.datasets import Folder
 
-HERE = Path(__file__).parent
-HELD_OUT = 200  # real digits that score beta
-HIDDEN = 64
-RULE = SGD(0.1, momentum=0.9)
+VALIDATED = 200  # real digits that say what to draw; the others are for the test
 
 
-@dataclass(frozen=True)
-class Digits(Samples):
-    """Digits and which they are."""
+class Reader(nn.Module):
+    """One hidden layer."""
 
-    image: torch.Tensor  # (B, 8, 8), 0..1
-    label: torch.Tensor  # (B,) int64
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 10))
 
-
-class Reading(Task):
-    """Which digit is it?"""
-
-    metrics = (Metric("error", "digits that are misread (%)", "%"),)
-    max_loss = 10.0
-
-    def training_loss(self, output, samples):
-        """Cross entropy."""
-        return torch.nn.functional.cross_entropy(output, samples.label, reduction="none")
-
-    def validation_loss(self, output, data):
-        """Its mean."""
-        return self.training_loss(output, data.samples).mean()
-
-    def score(self, output, data):
-        """Share of digits that are misread."""
-        return {"error": 100 * float((output.argmax(1) != data.samples.label).float().mean())}
-
-    def picture(self, samples, output=None):
-        """The digits; with the output for them, how sure the network was of something else."""
-        shown, titles = samples.image, ("digit",)
-        if output is not None:
-            wrong = 1 - output.detach().softmax(1).gather(1, samples.label[:, None])
-            shown, titles = wrong[..., None].expand(-1, 8, 8), ("error",)
-        grey = (255 * shown.clamp(0, 1)).byte().cpu().numpy().repeat(4, 1).repeat(4, 2)
-        return Picture((np.stack([grey] * 3, axis=-1),), titles)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 10) of images (B, 1, 8, 8)."""
+        return self.layers(image)
 
 
-class Reader:
-    """A network with one hidden layer."""
-
-    task = Reading()
-
-    def initial_weights(self, seed):
-        """Small random numbers."""
-        rng, shapes = torch.Generator().manual_seed(seed), {"w": (64, HIDDEN), "b": (HIDDEN,), "v": (HIDDEN, 10)}
-        return {name: 0.1 * torch.randn(shape, generator=rng) for name, shape in shapes.items()}
-
-    def output(self, weights, samples):
-        """Logits."""
-        hidden = torch.nn.functional.silu(samples.image.flatten(1) @ weights["w"] + weights["b"])
-        return hidden @ weights["v"]
-
-    def flops(self, kind, samples):
-        """Of the two matrix products."""
-        return 2 * (64 + 10) * HIDDEN * samples * {"validate": 1, "train": 3, "gradient": 9}[kind]
-
-
-def real_digits():
-    """Real digits to validate and to test on."""
+def photos() -> Folder:
+    """1797 digits that people wrote, 8 x 8 pixels each."""
     found = load_digits()
-    images, labels = torch.tensor(found.images / 16).float(), torch.tensor(found.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    parts = (order[:HELD_OUT], order[HELD_OUT:])
-    return [SampleData(Digits(images[part], labels[part]), "handwritten digits (scikit-learn)") for part in parts]
-
-
-class DigitsEnv(DataGenEnv):
-    """Tune how digits are drawn."""
-
-    def __init__(self, *, rule=RULE, workers=1, cache=None, **options):
-        generator = BlackBox(digit, HERE / "parameters.yaml", samples=Digits, workers=workers, cache=cache, version="1")
-        super().__init__(generator, Reader(), *real_digits(), rule=rule, **options)
-
-
-gymnasium.register("Digits-v0", entry_point=DigitsEnv)
+    image, label = torch.tensor(found.images / 16).float()[:, None], torch.tensor(found.target).long()
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(0))
+    parts = [LabelledImages(image[some], label[some]) for some in (order[:VALIDATED], order[VALIDATED:])]
+    validation, test = (SampleData(part, f"{len(part)} handwritten digits (scikit-learn)") for part in parts)
+    return Folder(validation, test, tuple("0123456789"))

@@ -33,4 +33,4 @@ def digit(parameters: dict, seed: int) -> dict:
     paper = paper.transform(paper.size, Image.Transform.AFFINE, (*back[0], offset[0], *back[1], offset[1]))
     image = np.asarray(paper, dtype=np.float32).reshape(COARSE, FINE // COARSE, COARSE, -1).mean((1, 3)) / 255
     noise = np.random.default_rng(seed).normal(size=image.shape)
-    return {"image": np.clip(image * p["ink"] + p["noise"] * noise, 0, 1), "label": p["digit"]}
+    return {"image": np.clip(image * p["ink"] + p["noise"] * noise, 0, 1)[None], "label": int(p["digit"])}

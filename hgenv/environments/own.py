@@ -244,7 +244,9 @@ def _kind(given: Any, where: str, key: str, known: Mapping[str, Any]) -> tuple[s
     rest = dict(given) if isinstance(given, Mapping) else {}
     kind = rest.pop(key, None)
     if kind not in known:
-        raise NamedError(f"{where}: needs {key}: one of {', '.join(known)}, not {kind if rest or kind else given!r}")
+        raise NamedError(
+            f"{where}: needs {key}: one of {', '.join(known)}, not {(kind if isinstance(given, Mapping) else given)!r}"
+        )
     return str(kind), rest
 
 
