@@ -33,18 +33,59 @@ from hgenv.tasks import Metric, Picture
 
 from . import checkpoint, files, pictures, records, studies
 from .report import figures
+from .studies import Run
 
 BEST, NETWORK, PAGE = "best.yaml", "network.pt", "index.html"
 SHOWN = 10  # samples beside each other
 TILE = 96  # pixels of one, at least
 RESAMPLED, LEAST = 1000, 50  # bootstrap resamples, and how many there are whatever they take
 PATIENCE = 20.0  # seconds for all of them
+WINDOW = 0.1  # share of what was spent, over which validation is averaged
 REPEATED = (3, 16)  # how often a parameter is put back: at least, at most
 SHARE, ENOUGH = 0.1, 60.0  # of the run's wall time that this may take, and seconds that it may take in any case
 MOVED = 0.005  # of its range: what moved less is not looked at
 
 
 # --- Parameters ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The parameters to take of a run.
+
+    Attributes:
+        beta: (d,) in its own units.
+        share: Of the budget, after which they were recommended.
+    """
+
+    beta: list[float]
+    share: float
+
+
+def recommended(run: Run) -> Recommended:
+    """What a run recommended when it did best on validation; what it recommends last, if that is about as good.
+
+    How well it does is the mean of the primary metric over the last tenth of what was spent until then. Methods drift
+    when their work is done, and networks grow too sure of themselves: the last word is not always the best one.
+    """
+    rows = run.counted
+    spent, values = run.used[rows], run.metrics["validation"][run.primary.name][rows]
+    sign = 1 if run.primary.direction == "min" else -1
+    window = WINDOW * spent[-1]
+    first = np.searchsorted(spent, spent - window, side="right")
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, sign * values, 0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    ends = np.arange(len(rows)) + 1
+    means = (sums[ends] - sums[first]) / np.maximum(counts[ends] - counts[first], 1)
+    means[(spent < window) | (counts[ends] == counts[first])] = np.inf
+    best_row = len(rows) - 1 - int(np.argmin(means[::-1])) if np.isfinite(means).any() else len(rows) - 1
+    if spent[best_row] >= spent[-1] - window:
+        best_row = len(rows) - 1
+    moment = np.searchsorted(run.moments, rows[best_row], side="right") - 1
+    return Recommended(
+        [float(x) for x in run.recommendation[moment]], float(spent[best_row] / spent[-1] if spent[-1] else 1)
+    )
 
 
 def best(env: DataGenEnv, beta: Sequence[float], generator: Any, back: str) -> str:
@@ -249,7 +290,8 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
         states.append(env.state)
         shown.append(pictures.error_maps(env))
     _save_network(env, out / NETWORK)
-    beta = env.space.project(torch.as_tensor(np.asarray(tuned.recommended), dtype=torch.float64))
+    taken = recommended(tuned)
+    beta = env.space.project(env.space.initial.new_tensor(taken.beta))
     metric = env.task.metrics[0]
     data = {"validation": env.validation, "test": env.test}
     scores = {name: compared(env, states, held, metric) for name, held in data.items()}
@@ -271,6 +313,7 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
         "labels": {name: held.label for name, held in data.items()},
         "budget": f"{tuned.budget.amount:g} {tuned.budget.unit}",
         "optimizer": tuned.optimizer,
+        "share": taken.share,
         "curves": curves.base64,
         "galleries": _galleries(env, {"before": initial, "after": beta}),
         "errors": [

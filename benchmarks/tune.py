@@ -44,7 +44,7 @@ from hgenv.environments.own import ID
 from hgenv.memory import keep_memory
 from hgenv.optimizers import REGISTRY
 
-from . import config, files, product, records
+from . import config, files, product, records, studies
 from .config import Interrupted, RunError, Settings, make_environment, plainly
 from .defaults import meant
 from .mistakes import no_setting
@@ -267,13 +267,13 @@ def tune(experiment: Experiment) -> Path:
     except Interrupted:
         if (tuned.folder / records.ROWS).is_file():
             env = make_environment(tuned.record)
-            write_best(experiment, env, records.read(tuned.folder).counted[-1]["recommendation"], done=False)
+            write_best(experiment, env, tuned.folder)
             env.close()
             print(f"parameters so far: {out / product.BEST}", flush=True)
         raise
     env = make_environment(tuned.record)
     try:
-        write_best(experiment, env, records.read(tuned.folder).counted[-1]["recommendation"], done=True)
+        write_best(experiment, env, tuned.folder)
         print(f"parameters: {out / product.BEST}", flush=True)
         if experiment.said["baseline"] and tuned.identity["optimizer"]["label"] != BASELINE:
             print("baseline: the same, at the initial beta", flush=True)
@@ -286,19 +286,21 @@ def tune(experiment: Experiment) -> Path:
     return out
 
 
-def write_best(experiment: Experiment, env: DataGenEnv, beta: Sequence[float], *, done: bool) -> None:
+def write_best(experiment: Experiment, env: DataGenEnv, folder: Path) -> None:
     """Write `best.yaml`: what to paste into one's generator, and what `hgenv sample` needs.
 
     Args:
         experiment: What was tuned.
         env: Its environment.
-        beta: (d,) in its own units.
-        done: Whether the run is at its end.
+        folder: Of the run that tuned it.
     """
-    text = product.best(
-        env, beta, experiment.said["generator"], os.path.relpath(Path.cwd(), (Path.cwd() / experiment.folder))
-    )
-    state = "at the end of its run" if done else "on the way: the run is not at its end"
+    tuned = studies.from_record(records.opened(folder))
+    taken = product.recommended(tuned)
+    back = os.path.relpath(Path.cwd(), Path.cwd() / experiment.folder)
+    text = product.best(env, taken.beta, experiment.said["generator"], back)
+    state = "at the end of its run" if tuned.end is not None else "on the way: the run is not at its end"
+    if taken.share < 1:
+        state += f"; validation was best after {taken.share:.0%} of what was spent, and these are of that moment"
     files.write(experiment.folder / product.BEST, f"# Made by: hgenv tune {experiment.path.name}, {state}.\n{text}")
 
 

@@ -5,8 +5,10 @@ import math
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -105,7 +107,7 @@ def test_one_file_gives_parameters_a_network_a_page_and_a_data_set(folder, capsy
     out = folder / "runs/bars"
     kept = yaml.safe_load((out / "best.yaml").read_text())
     run = records.read(next((out).glob("*/score_influence/seed=0")))
-    assert kept["beta"] == pytest.approx(run.counted[-1]["recommendation"])
+    assert kept["beta"] in [pytest.approx(row["recommendation"], rel=1e-6) for row in run.counted]
     assert kept["parameters"]["light"]["mean"] == pytest.approx(kept["beta"][0], rel=1e-5)
     assert kept["parameters"]["light"]["distribution"] == "normal"
     # The network is the one that the run ended with: it is as right as the last row says.
@@ -297,6 +299,30 @@ def test_putting_back_what_mattered_raises_the_loss():
     assert abs(effect.change - expected) < 5 * effect.error + 1e-6
     assert isinstance(product.mattered(env, env.space.initial, 60), str)
     assert "it would take" in product.mattered(env, beta, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "row"),
+    [
+        ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0] * 2, "max", 11),  # as good as row 1, and later; a tenth are two rows
+        ([*range(20, 0, -1)], "min", 19),
+        ([*range(10, 0, -1), *range(1, 11)], "min", 10),  # the second of the two that are best
+        ([*range(10, 0, -1), *range(1, 11)], "max", 19),
+        ([9, 0, 9, *[3] * 17], "min", 19),  # a lucky row is not the best moment
+        ([math.nan] * 20, "min", 19),
+    ],
+)
+def test_the_parameters_to_take_are_those_when_validation_was_best(values, direction, row):
+    metric = types.SimpleNamespace(name="m", direction=direction)
+    count = len(values)
+    run = types.SimpleNamespace(
+        counted=np.arange(count), used=np.arange(1.0, count + 1), primary=metric,
+        metrics={"validation": {"m": np.array(values, float)}}, moments=np.arange(0, count, 2),
+        recommendation=np.arange(0, count, 2, dtype=np.float32)[:, None],
+    )  # fmt: skip
+    found = product.recommended(run)
+    assert found.share == pytest.approx((row + 1) / count)
+    assert found.beta == [row - row % 2]
 
 
 @pytest.mark.parametrize(
