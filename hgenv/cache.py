@@ -62,6 +62,10 @@ class DiskCache:
             path.unlink()
         return None
 
+    def __contains__(self, key: str) -> bool:
+        """Whether there is something, intact or not."""
+        return self._path(key).exists()
+
     def put(self, key: str, content: bytes) -> None:
         """Keep something."""
         path, whole = self._path(key), HASH(content).digest() + content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
@@ -14,7 +15,8 @@ def cpu_and_wall() -> tuple[float, float]:
 
     The others are those that it has waited for, and those that it was told of by `spent_elsewhere`.
     """
-    return time.process_time() + _children() - _free + _elsewhere, time.perf_counter()
+    with _waiting:  # another thread may be in the middle of `free_children`
+        return time.process_time() + _children() - _free + _elsewhere, time.perf_counter()
 
 
 def spent_elsewhere(cpu_seconds: float) -> None:
@@ -34,6 +36,15 @@ def _children() -> float:
 _elsewhere = 0.0  # CPU seconds that others spent on behalf of this process
 _free = 0.0  # CPU seconds of child processes that are nobody's
 _waiting = threading.RLock()  # a garbage collector may come here while its thread is here already
+
+
+def _unlock() -> None:
+    """In a fork: who had the lock is not there."""
+    global _waiting
+    _waiting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 @contextmanager

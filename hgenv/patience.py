@@ -8,8 +8,10 @@ import logging
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -19,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 logger = logging.getLogger("hgenv")
+progress = logging.getLogger("hgenv.progress")  # how far something is that takes long; what it says is INFO
 
 FOLDER = "HGENV_CACHE"  # the environment variable that names the folder of what is kept; empty: nothing is
 PATIENCE = 2.0  # seconds
+TOLD = 10.0  # seconds from one word about progress to the next
 _SUM = hashlib.sha256().digest_size
 
 Arrays = Mapping[str, NDArray]
@@ -37,6 +41,28 @@ def patience(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+class Progress:
+    """Logs how far something is, how fast it goes and how long it will take, every `TOLD` seconds.
+
+    Args:
+        what: What is made.
+        total: How many of them.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._begun = self._told = time.monotonic()
+
+    def step(self) -> None:
+        """One more is there."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self._told >= TOLD and self.done < self.total:
+            self._told, rate = now, self.done / (now - self._begun)
+            left = timedelta(seconds=round((self.total - self.done) / rate))
+            progress.info("%s %d of %d, %.2g a second, %s left", self.what, self.done, self.total, rate, left)
 
 
 def kept(name: str, sources: Sequence[str], make: Callable[[], Arrays]) -> Arrays:

@@ -1,6 +1,7 @@
 """Processes that do tasks: one that dies or hangs is replaced, and its task is done again.
 
-Tasks are pure: done again, they give the same. Processes are spawned, not forked, since neither threads nor GL contexts
+Tasks are pure: done again, they give the same. They are waited for (`Pool.map`), or begun ahead of need (`Pool.begin`) and
+waited for later (`Pool.collect`): the same loop either way, which a thread keeps going while nobody waits. Processes are spawned, not forked, since neither threads nor GL contexts
 survive a fork. A process ends with its parent, however that ends. This module is light, so that a process knows of
 that, and of signals, before it imports what its work needs.
 """
@@ -90,6 +91,23 @@ PROBING = Cures(
 )
 
 
+class Job:
+    """A task, and what became of it.
+
+    Attributes:
+        task: Anything that pickle takes.
+        done: Whether there is an answer.
+        answer: What the task gave, once it is done.
+        error: Why there will be none: processes died or hung at it three times.
+    """
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.done, self.answer = False, None
+        self.error: WorkerError | None = None
+        self._losses = 0
+
+
 class Pool:
     """Some processes, each with one task at a time. They start when there are tasks for them.
 
@@ -120,9 +138,11 @@ class Pool:
         self._set_up, self._arguments, self._count, self._timeout = set_up, arguments, count, timeout
         self._cures, self._alone, self._main = cures, alone, main
         self._workers: list[_Worker] = []
+        self._waiting = deque[Job]()
         self._failed_starts, self._worked = 0, False
+        self._meanwhile = _Meanwhile()
         # At exit before multiprocessing waits for its children, which it would do for ever.
-        self._at_exit = Finalize(self, _end, (self._workers,), exitpriority=10)
+        self._at_exit = Finalize(self, _end, (self._workers, self._meanwhile), exitpriority=10)
         self._owner = os.getpid()
 
     @property
@@ -147,51 +167,131 @@ class Pool:
         Raises:
             WorkerError: A task, or the start, failed three times. All processes have ended then.
         """
+        jobs = [Job(task) for task in tasks]
+        idle = self.collect(jobs, note, each)
+        return [job.answer for job in jobs], idle
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Have jobs done while this process does something else.
+
+        They take the place of those that were begun before: of these, who has not been started is not.
+        """
+        self._meanwhile.stop()
+        at_work = [worker.job for worker in self._workers]
+        self._waiting = deque(job for job in jobs if not (job.done or job.error or job in at_work))
+        self._go_on()
+
+    def collect(
+        self, jobs: Sequence[Job], note: Callable[[str], None], each: Callable[[int, Any], None] | None = None
+    ) -> float:
+        """Have jobs done that were begun, or that are new; all others wait meanwhile.
+
+        Args:
+            jobs: Different ones.
+            note: As for `map`.
+            each: As for `map`.
+
+        Returns:
+            The seconds in which nobody was at work on any of them, see `map`.
+
+        Raises:
+            WorkerError: As for `map`.
+        """
         begun = time.monotonic()
-        answers: dict[int, Any] = {}
-        waiting, losses = deque(range(len(tasks))), Counter[int]()
         work: list[tuple[float, float]] = []
         try:
-            while len(answers) < len(tasks):
-                self._give(tasks, waiting, note)
-                for worker, said in self._heard():
-                    index = worker.task
-                    assert index is not None
-                    if isinstance(said, _Loss):
-                        waiting.appendleft(index)
-                        losses[index] += worker.ready
-                        self._replace(worker, said, losses[index], note)
-                    else:
-                        answers[index], worker.task = said, None
-                        work.append((worker.since, time.monotonic()))
-                        if worker.leaves:
-                            self._workers.remove(worker)
-                            worker.exit()
-                        if each is not None:
-                            each(index, said)
+            self._meanwhile.stop()
+            left = {job: number for number, job in enumerate(jobs)}
+            at_work = [worker.job for worker in self._workers]
+            others = [job for job in self._waiting if job not in left]
+            self._waiting = deque(job for job in jobs if not (job.done or job.error or job in at_work))
+            self._waiting += others
+            ended: list[tuple[Job, float]] = [(job, begun) for job in jobs if job.done or job.error]
+            while left:
+                for job, since in ended:
+                    if (number := left.pop(job, None)) is None:
+                        continue
+                    if job.error is not None:
+                        job.error.task = number
+                        raise job.error
+                    work.append((max(begun, since), time.monotonic()))
+                    if each is not None:
+                        each(number, job.answer)
+                ended = self._attend(note) if left else []
+            self._go_on()
         except BaseException:
             self.close()
             raise
-        return [answers[i] for i in range(len(tasks))], time.monotonic() - begun - _covered(work)
+        return time.monotonic() - begun - _covered(work)
 
     def close(self) -> None:
-        """End the processes: ask, wait a little, kill."""
-        _end(self._workers)  # what is called at exit is called once, and there may be new ones by then
+        """End the processes: ask, wait a little, kill. What was begun is given up."""
+        _end(self._workers, self._meanwhile)  # what is called at exit is called once, and there may be new ones by then
+        self._waiting.clear()
 
-    def _give(self, tasks: Sequence[Any], waiting: deque[int], note: Callable[[str], None]) -> None:
+    def _go_on(self) -> None:
+        """Have a thread attend to the processes while there is something to attend to."""
+        if self._waiting or any(worker.job is not None for worker in self._workers):
+            self._meanwhile.start(self._attend_alone)
+
+    def _attend_alone(self) -> None:
+        try:
+            while not self._meanwhile.stopped and (self._waiting or any(w.job is not None for w in self._workers)):
+                self._attend(lambda what: None)
+        except WorkerError as error:  # no process can start; whoever waits for one will be told
+            logger.debug("nothing is done ahead of need: %s", error)
+            self._waiting.clear()
+        if self._meanwhile.given_up:
+            _end_all(self._workers)
+
+    def _attend(self, note: Callable[[str], None]) -> list[tuple[Job, float]]:
+        """Give tasks, and wait a moment; jobs that have ended, and since when somebody was at work on them.
+
+        Raises:
+            WorkerError: The start failed.
+        """
+        self._give(note)
+        ended = []
+        for worker, said in self._heard():
+            job = worker.job
+            assert job is not None
+            if isinstance(said, _Loss):
+                job._losses += worker.ready
+                ready = worker.ready
+                try:
+                    self._replace(worker, said, job._losses, note)
+                except WorkerError as error:
+                    if not ready:
+                        raise
+                    job.error = error
+                    ended.append((job, worker.since))
+                else:
+                    self._waiting.appendleft(job)
+            elif isinstance(said, WorkerError):
+                job.error, worker.job = said, None
+                ended.append((job, worker.since))
+            else:
+                job.answer, job.done, worker.job = said, True, None
+                ended.append((job, worker.since))
+                if worker.leaves:
+                    self._workers.remove(worker)
+                    worker.exit(GRACE)
+        return ended
+
+    def _give(self, note: Callable[[str], None]) -> None:
         """Give each process that has nothing to do a task."""
         for worker in list(self._workers):
-            if worker.task is None and worker.dead():
+            if worker.job is None and worker.dead():
                 self._replace(worker, _Loss("ended"), 0, note)
-        idle = [worker for worker in self._workers if worker.task is None]
-        hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(waiting) - len(idle)))]
+        idle = [worker for worker in self._workers if worker.job is None]
+        hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(self._waiting) - len(idle)))]
         for worker, needs in hired:  # all are on their way by now
             worker.tell(needs)
-        for worker in [*idle, *(worker for worker, _ in hired)][: len(waiting)]:
-            index = worker.task = waiting.popleft()
+        for worker in [*idle, *(worker for worker, _ in hired)][: len(self._waiting)]:
+            job = worker.job = self._waiting.popleft()
             worker.left = self._timeout if worker.ready else max(self._timeout, START)
             worker.since = time.monotonic()
-            worker.tell(pickle.dumps(tasks[index]))
+            worker.tell(pickle.dumps(job.task))
 
     def _hire(self) -> tuple[_Worker, Any]:
         """Start a process; and what it is to be sent."""
@@ -207,10 +307,10 @@ class Pool:
 
     def _heard(self) -> Iterator[tuple[_Worker, Any]]:
         """Wait a moment; then who has answered, and who is lost."""
-        busy = [worker for worker in self._workers if worker.task is not None]
-        handles = [handle for worker in busy for handle in (worker.connection, worker.process.sentinel)]
+        busy = [worker for worker in self._workers if worker.job is not None]
+        handles = [handle for worker in busy for handle in worker.handles]
         before = time.monotonic()
-        wait(handles, max(0, min(LOOK, *(worker.left for worker in busy))))
+        wait([*handles, self._meanwhile.bell], max(0, min([LOOK, *(worker.left for worker in busy)])))
         # If more time has passed, this process was stopped itself, and probably all of them were.
         passed = min(time.monotonic() - before, 2 * LOOK)
         for worker in busy:
@@ -219,7 +319,7 @@ class Pool:
                 said = worker.hear()
             except _Loss as loss:
                 if loss.kind == "failed":
-                    worker.exit()
+                    worker.exit(GRACE)
                     raise WorkerError(
                         f"a worker process cannot be set up: {loss}{worker.last_words()}; {self._cures.set_up}"
                     ) from None
@@ -239,10 +339,11 @@ class Pool:
             WorkerError: That would be of no use.
         """
         self._workers.remove(worker)
-        code, ready = worker.exit(), worker.task is not None and worker.ready
+        code = worker.exit(0 if worker.left <= 0 else GRACE)
+        ready = worker.job is not None and worker.ready
         words = worker.last_words()
         how = f"exit code {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
-        if worker.task is not None and not worker.ready:
+        if worker.job is not None and not worker.ready:
             self._failed_starts += 1
             hopeless = not self._worked and loss.kind == "ended" and (code is None or code >= 0)
             times = TRIES if hopeless else self._failed_starts
@@ -263,7 +364,6 @@ class Pool:
                     f"a worker process died ({how}) {when}{words}: killed for memory ({self._cures.dies}), or never "
                     "started (what a script does with workers must stand below `if __name__ == '__main__':`)"
                 )
-            error.task = worker.task if ready else None
             raise error
         what = f"died ({how})" if loss.kind == "ended" else f"gave no answer within {self._timeout:g} seconds"
         logger.warning("a worker process %s%s; another takes its place and does its task again", what, words)
@@ -286,7 +386,7 @@ class _Worker:
 
     Attributes:
         ready: Whether it has begun to work.
-        task: Number of the task that it is at; None if it has none.
+        job: What it is at; None if it has nothing to do.
         since: When it began with it.
         left: Seconds that it has for it.
         leaves: Whether it ends with the answer that it has given.
@@ -302,7 +402,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         _limit_waiting(self.connection, timeout)
         self.ready, self.since, self.left, self.leaves = False, 0.0, 0.0, False
-        self.task: int | None = None
+        self.job: Job | None = None
         self._words = _Words() if alone else None
         output = None if self._words is None else self._words.theirs
         self.process = context.Process(target=_serve, args=(theirs, output))
@@ -317,6 +417,11 @@ class _Worker:
             theirs.close()
             if self._words is not None:
                 self._words.listen()
+
+    @property
+    def handles(self) -> list[Any]:
+        """What there is to wait for: something that it says, or its end."""
+        return [self.connection, self.process.sentinel]
 
     def tell(self, message: Any) -> None:
         """Send something; if it cannot be sent, that is found out by `hear`."""
@@ -360,10 +465,16 @@ class _Worker:
         with free_children():
             return self.process.exitcode is not None
 
-    def exit(self) -> int | None:
-        """Make sure that it has ended; its exit code."""
+    def dismiss(self) -> None:
+        """Ask it to end; what is at work is not asked."""
         self.connection.close()
-        wait([self.process.sentinel], 0 if self.left <= 0 else GRACE)
+        if self.job is not None:
+            self.kill()
+
+    def exit(self, grace: float) -> int | None:
+        """Make sure that it has ended, within so many seconds by itself; its exit code."""
+        self.connection.close()
+        wait([self.process.sentinel], grace)
         self.kill()
         with free_children():
             self.process.join(GRACE)
@@ -430,18 +541,51 @@ class _Words:
                 self._last = (self._last + some)[-LAST:]
 
 
-def _end(workers: list[_Worker]) -> None:
+class _Meanwhile:
+    """A thread that goes on with something while its process does something else, until it is told to stop.
+
+    Attributes:
+        bell: Can be read from when it is to stop: whoever waits, waits for that, too.
+        stopped: Whether it is to stop.
+        given_up: Whether the thread came upon the end of what it works for itself: a garbage collector may run in it.
+    """
+
+    def __init__(self) -> None:
+        self.bell, self._rope = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self.stopped = self.given_up = False
+        self._thread: threading.Thread | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin, if nothing goes on."""
+        self.stopped = False
+        self._thread = threading.Thread(target=work, daemon=True, name="hgenv pool")  # ends with its process
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have it stop, and wait until it has; it cannot wait for itself."""
+        self.stopped = True
+        self.given_up = self._thread is threading.current_thread()
+        if self._thread is None or self.given_up:
+            return
+        self._rope.send_bytes(b"stop")
+        self._thread.join()
+        self._thread = None
+        while self.bell.poll():
+            self.bell.recv_bytes()
+
+
+def _end(workers: list[_Worker], meanwhile: _Meanwhile) -> None:
+    meanwhile.stop()
+    if not meanwhile.given_up:
+        _end_all(workers)
+
+
+def _end_all(workers: list[_Worker]) -> None:
     for worker in workers:
-        worker.connection.close()  # asks it to end
-        if worker.task is not None:
-            worker.kill()
+        worker.dismiss()
     end = time.monotonic() + GRACE
     for worker in workers:
-        wait([worker.process.sentinel], max(0, end - time.monotonic()))
-    for worker in workers:
-        worker.kill()
-        with free_children():
-            worker.process.join(GRACE)
+        worker.exit(max(0, end - time.monotonic()))
     workers.clear()
 
 

@@ -10,7 +10,6 @@ import math
 import os
 import pickle
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -26,10 +25,11 @@ from ..cache import DiskCache
 from ..clocks import spent_elsewhere
 from ..decision import DecisionSpace
 from ..distributions import Distribution, Parameters, Tuned, Value, load_parameters
-from ..pool import Cures, Pool, WorkerError
+from ..patience import Progress
+from ..pool import Job, Pool, WorkerError
 from ..problem import RenderError
 from ..samples import DenseSamples, Samples, SamplesError
-from .black_box_worker import Failed, Made, call, plain, run
+from .black_box_worker import CURES, Failed, Made, plain, processes
 from .random import hash_integers, uniforms
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,6 @@ Function = Callable[[dict[str, Any], int], Mapping[str, Any]]
 
 FORMAT = 1  # of what is kept in a cache
 SEEDS = 2**31  # a renderer's seeds are below: any program takes these
-CURES = Cures(
-    pickle="worker processes need a function that pickle can send to them: {error}; define it at the top of a module",
-    set_up="put that right, and try the function or the command by itself",
-    slow="give it more: BlackBox(..., timeout=...)",
-    dies="use fewer: BlackBox(..., workers=...)",
-)
 
 
 class BlackBox:
@@ -142,7 +136,8 @@ class BlackBox:
         self._form: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | None = None
         self._repeated = False  # whether a sample was made twice, and was the same
         self._pool: Pool | None = None
-        self._clean: Callable[[], object] | None = None  # remove the folder of a command's files
+        self._end: Callable[[], object] | None = None  # of the pool
+        self._ahead: dict[str, Job] = {}  # what was begun ahead of need, by its key
 
     def __call__(self, betas: Tensor, seeds: Tensor) -> Samples:
         """Samples for (B, d) betas and (B,) seeds.
@@ -172,6 +167,20 @@ class BlackBox:
         rows = [self._checked(answer, task) for answer, task in zip(answers, tasks, strict=True)]
         columns = [torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._names]
         return self.samples(*columns).to(seeds.device)
+
+    def prepare(self, betas: Tensor, seeds: Tensor) -> None:
+        """Have samples made while this process does something else; they are there, or on their way, when it calls.
+
+        Nothing else changes: samples, errors and what is charged are those of a call without. These samples take the
+        place of those that were prepared before. What is not called for is given up, at nobody's cost.
+        """
+        self.space.check_rows(betas, seeds)
+        tasks = self._tasks(betas, seeds)
+        wanted = {self._key(*task): task for task in tasks}
+        kept = () if self._cache is None else [key for key in wanted if key in self._cache]
+        self._ahead = {key: self._ahead.get(key, Job(task)) for key, task in wanted.items() if key not in kept}
+        if self._ahead or self._pool is not None:
+            self._serving().begin(list(self._ahead.values()))
 
     @property
     def log_prob_score(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -210,15 +219,14 @@ class BlackBox:
 
     def close(self) -> None:
         """End the processes; they start again when they are needed."""
-        if self._pool is not None and self._pool.mine:
-            self._pool.close()
-        if self._clean is not None:
-            self._clean()
-        self._pool = self._clean = None
+        if self._end is not None:
+            self._end()
+        self._pool = self._end = None
+        self._ahead = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Processes belong to one object: a copy starts its own."""
-        return self.__dict__ | {"_pool": None, "_clean": None}
+        return self.__dict__ | {"_pool": None, "_end": None, "_ahead": {}}
 
     # --- Parameters --------------------------------------------------------------------------------------------------
 
@@ -266,22 +274,25 @@ class BlackBox:
             return
         order = list(missing)
         again = [] if self._repeated else order[:1]
+        jobs = [self._ahead.pop(key, None) or Job(task) for key, task in missing.items()]
+        jobs += [Job(missing[key]) for key in again]
+        progress = Progress(f"{self._who}: samples", sum(not job.done for job in jobs))
 
         def arrived(index: int, answer: Made | Failed) -> None:
+            progress.step()
             if index < len(order):
                 made[order[index]] = answer
                 if self._cache is not None and not again and isinstance(answer, Made):
                     self._cache.put(order[index], _packed(answer))
 
-        todo = [*missing.values(), *(missing[key] for key in again)]
         try:
-            answers, _ = self._serving().map(todo, lambda what: None, arrived)
+            self._serving().collect(jobs, lambda what: None, arrived)
         except WorkerError as error:
             if error.task is None:
                 raise
-            task = todo[error.task]
+            task = jobs[error.task].task
             raise RenderError(f"{self._who} failed at a sample: {error}; {self._again(task)}") from error
-        for key, second in zip(again, answers[len(order) :], strict=True):
+        for key, second in zip(again, (job.answer for job in jobs[len(order) :]), strict=True):
             first = made[key]
             if isinstance(first, Made) and isinstance(second, Made):
                 self._compare(first, second, missing[key])
@@ -293,17 +304,9 @@ class BlackBox:
 
     def _serving(self) -> Pool:
         if self._pool is None or not self._pool.mine:
-            more: tuple[Any, ...] = (self._names, self.memory_bytes)
-            main = False
-            if callable(self.render):
-                set_up: Any = call
-                more = (pickle.dumps(self.render), *more)
-                main = b"__main__" in more[0]
-            else:
-                set_up, folder = run, tempfile.mkdtemp(prefix="hgenv-")
-                self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-                more = (self.render, folder, *more)
-            self._pool = Pool(set_up, more, self.workers, self.timeout, cures=CURES, alone=True, main=main)
+            render = pickle.dumps(self.render) if callable(self.render) else self.render
+            self._pool = processes(render, self._names, self.memory_bytes, self.workers, self.timeout)
+            self._end = weakref.finalize(self, _close, self._pool)  # a thread of the pool's may be at work for it
         return self._pool
 
     def _compare(self, first: Made, second: Made, task: Any) -> None:
@@ -347,6 +350,11 @@ class BlackBox:
         """What names a sample in the cache."""
         said = [FORMAT, self._who, self.version, self._names, plain(parameters), seed]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _close(pool: Pool) -> None:
+    if pool.mine:
+        pool.close()
 
 
 def _space(parameters: Mapping[str, Any]) -> DecisionSpace:

@@ -10,10 +10,12 @@ import importlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clocks import cpu_and_wall
-from ..pool import LastAnswer
+from ..pool import Cures, LastAnswer, Pool
 
 LONGEST = 2**20  # bytes of a line
 GRACE = 2.0  # seconds that a command has to end once it has closed its output
+
+CURES = Cures(
+    pickle="worker processes need a function that pickle can send to them: {error}; define it at the top of a module",
+    set_up="put that right, and try the function or the command by itself",
+    slow="give it more: BlackBox(..., timeout=...)",
+    dies="use fewer: BlackBox(..., workers=...)",
+)
 
 Task = tuple[dict[str, Any], int]  # parameters and seed
 
@@ -66,6 +75,30 @@ class Unusable(ValueError):
 
 class Degenerate(ValueError):
     """What was made is no sample this time."""
+
+
+def processes(render: bytes | list[str], names: list[str], memory_bytes: int, count: int, timeout: float) -> Pool:
+    """Processes of this machine that make samples.
+
+    Args:
+        render: A pickled function, or a command.
+        names: Of the arrays of a sample.
+        memory_bytes: See `BlackBox`.
+        count: How many.
+        timeout: Seconds for a sample.
+    """
+    if isinstance(render, bytes):
+        main = b"__main__" in render
+        return Pool(call, (render, names, memory_bytes), count, timeout, cures=CURES, alone=True, main=main)
+    folder = tempfile.mkdtemp(prefix="hgenv-")
+    pool = Pool(run, (render, folder, names, memory_bytes), count, timeout, cures=CURES, alone=True, main=False)
+    weakref.finalize(pool, _remove, folder, os.getpid())
+    return pool
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def call(function: bytes, names: Sequence[str], memory_bytes: int) -> Callable[[Task], Made | Failed]:
