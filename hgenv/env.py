@@ -151,6 +151,7 @@ class DataGenEnv(gym.Env):
         self._state: TrainingState | None = None
         self._seed: int | None = None
         self._rolled = False
+        self._expected: tuple[Tensor, Tensor] | None = None
 
     # What the problem is made of.
 
@@ -222,7 +223,7 @@ class DataGenEnv(gym.Env):
         self._seed = int(self.np_random.integers(2**62))
         self._state = self._first_state(self._seed)
         self.update = 0
-        self.last = None
+        self.last = self._expected = None
         self._last_loss = self.problem.validate(self.state, self.ledger)
         self.ledger = Ledger(self.device)
         return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
@@ -305,8 +306,10 @@ class DataGenEnv(gym.Env):
         elif not isinstance(start, TrainingState):
             raise TypeError(f"start must be a state of training, such as a rollout's `end`, not {_said(start)}")
         with self._first_patience():
-            rolled = roll(self.problem, start, beta, rows, seeds.to(self.device), self.ledger)
+            expected = self._expected if keep else None
+            rolled = roll(self.problem, start, beta, rows, seeds.to(self.device), self.ledger, expected)
         if keep:
+            self._expected = None
             self.last = rolled
             self.update += 1
             self.ledger.count("updates", 1)
@@ -332,9 +335,27 @@ class DataGenEnv(gym.Env):
         return self.prober.probe(self.problem, start, valid, seeds, self.ledger)
 
     @own_modes()
-    def sample_seeds(self, count: int) -> Tensor:
-        """The first `count` sample seeds of the coming step, (count,) int64 on the environment's device."""
-        seed = hash_integers(torch.tensor([self._after_reset(self._seed)]), 1)[0] + self.update
+    def expect(self, betas: Tensor, seeds: Tensor) -> None:
+        """Say what will probably be asked for after the coming step, by `probe`, by `rollout` or of its `Rollout`.
+
+        A generator that can (see `Generator`) makes these samples while the network trains. Nothing else changes: who is
+        wrong, or says nothing, only waits longer.
+
+        Args:
+            betas: (M, d) within the bounds, one for each.
+            seeds: (M,), from `sample_seeds`.
+        """
+        self._expected = betas, seeds
+
+    @own_modes()
+    def sample_seeds(self, count: int, *, later: int = 0) -> Tensor:
+        """The first `count` sample seeds of the coming step, (count,) int64 on the environment's device.
+
+        Args:
+            count: How many.
+            later: Of the step that comes so many steps later.
+        """
+        seed = hash_integers(torch.tensor([self._after_reset(self._seed)]), 1)[0] + self.update + later
         return hash_integers(seed, count)[0].to(self.device)
 
     # --- Off the clock -----------------------------------------------------------------------------------------------

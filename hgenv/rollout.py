@@ -123,6 +123,17 @@ class Problem:
             raise SamplesError(f"{who} made {samples}, but of the same seeds it made {like} before")
         return samples
 
+    def prepare(self, betas: Tensor, seeds: Tensor) -> None:
+        """Tell the generator which samples will probably be asked for next, see `Generator`.
+
+        Raises:
+            PartError: It failed.
+        """
+        prepare = getattr(self.generator, "prepare", None)
+        if prepare is not None:
+            with part(f"the generator {type(self.generator).__name__}"):
+                prepare(betas.clone(), seeds.clone())
+
     def check(self, samples: Any, count: int) -> None:
         """Make sure that what the generator made are so many samples that can be trained on.
 
@@ -489,7 +500,15 @@ def _form(samples: Samples) -> list[Any]:
     return [type(samples), *((x.shape[1:], x.is_floating_point()) for x in samples.tensors)]
 
 
-def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, seeds: Tensor, ledger: Ledger) -> Rollout:
+def roll(
+    problem: Problem,
+    start: TrainingState,
+    beta: Tensor,
+    betas: Tensor,
+    seeds: Tensor,
+    ledger: Ledger,
+    expected: tuple[Tensor, Tensor] | None = None,
+) -> Rollout:
     """Generate, train K steps, validate.
 
     Args:
@@ -499,10 +518,13 @@ def roll(problem: Problem, start: TrainingState, beta: Tensor, betas: Tensor, se
         betas: (N, d) within the bounds.
         seeds: (N,) int64 on the problem's device.
         ledger: Who pays, for this and for what is asked of the rollout.
+        expected: (M, d) betas and (M,) sample seeds that will probably be asked for after this.
     """
     try:
         with problem.work(ledger, "generate"):
             samples = problem.generate(betas, seeds)
+            if expected is not None:
+                problem.prepare(*expected)
     except RenderError as error:
         outcome = Outcome(beta, None, Status.UNRENDERABLE, str(error))
         return Rollout(outcome, betas, seeds, None, [start], problem, ledger)

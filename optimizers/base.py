@@ -64,11 +64,23 @@ class Optimizer(ABC):
         with env.ledger.phase("optimizer"):
             if env.update % self.period == 0:
                 self.improve(env)
+            if hasattr(env.generator, "prepare") and (coming := self.foresee(env)) is not None:
+                env.expect(*coming)
             self._step(env)
 
     @abstractmethod
     def improve(self, env: DataGenEnv) -> None:
         """Move `normalized`, asking the environment whatever that takes, short of a step."""
+
+    def foresee(self, env: DataGenEnv) -> tuple[Tensor, Tensor] | None:
+        """What the next update will ask the generator for, as far as that is known before this one's step.
+
+        Nobody minds if it turns out to be wrong; see `DataGenEnv.expect`.
+
+        Returns:
+            (M, d) betas in their own units and (M,) sample seeds; None if nothing is known.
+        """
+        return None if (env.update + 1) % self.period == 0 else self._next_samples(env)
 
     @property
     @own_modes()
@@ -140,6 +152,16 @@ class Optimizer(ABC):
     def _step(self, env: DataGenEnv) -> None:
         env.step(self.recommendation)
 
+    def _next_samples(self, env: DataGenEnv) -> tuple[Tensor, Tensor]:
+        """The samples of the next update's step, if beta stays where it is."""
+        n = env.problem.num_samples
+        return self._next_beta.expand(n, -1), env.sample_seeds(n, later=1)
+
+    @property
+    def _next_beta(self) -> Tensor:
+        """What a step at the recommendation makes of it."""
+        return self.space.project(self.space.check(self.recommendation))
+
     @own_modes()
     def _start(self, initial: Initial) -> Tensor:
         """Where to start, (d,) normalized."""
@@ -180,7 +202,11 @@ class UnsuitableError(TypeError):
 
 
 class Estimator(Protocol):
-    """Estimates dL/dbeta. A value: what it remembers is in the environment's last rollout."""
+    """Estimates dL/dbeta. A value: what it remembers is in the environment's last rollout.
+
+    Besides, an estimator may have `foresee(env, beta)`: the (M, d) betas and (M,) sample seeds of what its next estimate
+    will ask the generator for, if the coming step is at beta, (d,) in its own units; see `Optimizer.foresee`.
+    """
 
     def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:
         """The betas of the coming step, for `estimate` to look back on; None for all at `center`.
@@ -269,6 +295,19 @@ class GradientOptimizer(Optimizer):
             return
         self._move(rows.detach())  # a graph would grow from update to update through what the shrinkage remembers
 
+    @own_modes()
+    def foresee(self, env: DataGenEnv) -> tuple[Tensor, Tensor] | None:
+        """See `Optimizer.foresee`: beta moves by an estimate alone, unless the step fails."""
+        if (env.update + 1) % self.period == 0:
+            foresee = getattr(self.estimator, "foresee", None)
+            return None if foresee is None else foresee(env, self._next_beta)
+        if (env.update + 2) % self.period == 0:
+            random = torch.Generator().set_state(self.random.get_state())  # nothing is drawn here
+            proposal = self.estimator.propose(env, self.normalized.detach(), random)
+            if proposal is not None:
+                return self._proposed(env, proposal, later=1)
+        return self._next_samples(env)
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on besides the environment, for `torch.save`."""
         own = {"rule": self._torch_rule.state_dict(), "moves": self._moves, "worked": self._worked}
@@ -347,5 +386,11 @@ class GradientOptimizer(Optimizer):
         if proposal is None:
             super()._step(env)
             return
-        seeds = env.sample_seeds(len(proposal.betas) // proposal.share).repeat_interleave(proposal.share)
-        env.rollout(self.space.denormalize(proposal.betas), seeds=seeds, keep=True)
+        betas, seeds = self._proposed(env, proposal)
+        env.rollout(betas, seeds=seeds, keep=True)
+
+    def _proposed(self, env: DataGenEnv, proposal: Proposal, later: int = 0) -> tuple[Tensor, Tensor]:
+        """The samples of a step, or of one that comes later: (N, d) betas and (N,) seeds."""
+        seeds = env.sample_seeds(len(proposal.betas) // proposal.share, later=later)
+        betas = self.space.clip(self.space.denormalize(proposal.betas))
+        return betas, seeds.repeat_interleave(proposal.share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from hgenv import DataGenEnv, DecisionSpace
 
 from .base import Initial, Optimizer
@@ -23,3 +25,7 @@ class Fixed(Optimizer):
 
     def improve(self, env: DataGenEnv) -> None:
         """Leave beta where it is."""
+
+    def foresee(self, env: DataGenEnv) -> tuple[Tensor, Tensor]:
+        """The samples of the next step: beta stays where it is."""
+        return self._next_samples(env)

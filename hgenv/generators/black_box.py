@@ -276,10 +276,12 @@ class BlackBox:
         again = [] if self._repeated else order[:1]
         jobs = [self._ahead.pop(key, None) or Job(task) for key, task in missing.items()]
         jobs += [Job(missing[key]) for key in again]
-        progress = Progress(f"{self._who}: samples", sum(not job.done for job in jobs))
+        late = {number for number, job in enumerate(jobs) if not job.done}
+        progress = Progress(f"{self._who}: samples", len(late))
 
         def arrived(index: int, answer: Made | Failed) -> None:
-            progress.step()
+            if index in late:
+                progress.step()
             if index < len(order):
                 made[order[index]] = answer
                 if self._cache is not None and not again and isinstance(answer, Made):

@@ -60,6 +60,11 @@ class ScoreInfluence:
         """None: all samples are made at the center."""
         return None
 
+    def foresee(self, env: DataGenEnv, beta: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The virtual samples of the next estimate, if the coming step is at beta; see `Estimator`."""
+        seeds = self._fresh(env, later=1)
+        return (beta.expand(len(seeds), -1), seeds) if len(seeds) else None
+
     def estimate(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Tensor | None:
         """A row for each sample, trained or virtual, (last_steps * B + num_virtual, d); None if the last step failed.
 
@@ -77,7 +82,7 @@ class ScoreInfluence:
         betas, seeds = betas[-len(trained) :], seeds[-len(trained) :]
         centred = less_the_others(trained.reshape(steps, -1)).flatten()
         if self.num_virtual:
-            fresh = env.sample_seeds(n + self.num_virtual)[n:]  # the first n are the coming step's
+            fresh = self._fresh(env)
             more = last.outcome.beta.expand(self.num_virtual, -1)
             centred = torch.cat([centred, less_the_others(last.virtual_influence(more, fresh))])
             betas, seeds = torch.cat([betas, more]), torch.cat([seeds, fresh])
@@ -85,6 +90,11 @@ class ScoreInfluence:
             bound = self.clip * centred.abs().median()
             centred = centred.clamp(-bound, bound)
         return n * centred[:, None] * score(betas, seeds)
+
+    def _fresh(self, env: DataGenEnv, later: int = 0) -> Tensor:
+        """Sample seeds of the virtual samples; the first N are the coming step's."""
+        n = env.problem.num_samples
+        return env.sample_seeds(n + self.num_virtual, later=later)[n:]
 
 
 def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor], Tensor]:
