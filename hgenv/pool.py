@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from .clocks import free_children
 
@@ -105,7 +105,7 @@ class Job:
         self.task = task
         self.done, self.answer = False, None
         self.error: WorkerError | None = None
-        self._losses = 0
+        self._losses, self._wanted = 0, True
 
 
 class Pool:
@@ -115,8 +115,8 @@ class Pool:
         set_up: Called once in each process; gives what does the tasks. A function at the top of a module.
         arguments: Of `set_up`. Tensors among them are shared, not copied.
         count: How many processes.
-        timeout: Seconds that a process has for a task before it is taken for dead; to start, it has five minutes
-            at least.
+        timeout: Seconds that a process has for a task before it is taken for dead.
+        start: Seconds that it has to start, task included; None for as many, but five minutes at least.
         cures: What messages say may be done.
         alone: Whether each process is on its own with the programs that it starts: what they write to standard output
             and standard error is kept from the terminal, its end stands in messages, and they end with the process.
@@ -131,13 +131,15 @@ class Pool:
         count: int,
         timeout: float,
         *,
+        start: float | None = None,
         cures: Cures = PROBING,
         alone: bool = False,
         main: bool = True,
     ) -> None:
         self._set_up, self._arguments, self._count, self._timeout = set_up, arguments, count, timeout
+        self._start = max(timeout, START) if start is None else start
         self._cures, self._alone, self._main = cures, alone, main
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._waiting = deque[Job]()
         self._failed_starts, self._worked = 0, False
         self._meanwhile = _Meanwhile()
@@ -177,8 +179,8 @@ class Pool:
         They take the place of those that were begun before: of these, who has not been started is not.
         """
         self._meanwhile.stop()
-        at_work = [worker.job for worker in self._workers]
-        self._waiting = deque(job for job in jobs if not (job.done or job.error or job in at_work))
+        self._waiting.clear()
+        self._want(jobs, only=True)
         self._go_on()
 
     def collect(
@@ -202,10 +204,7 @@ class Pool:
         try:
             self._meanwhile.stop()
             left = {job: number for number, job in enumerate(jobs)}
-            at_work = [worker.job for worker in self._workers]
-            others = [job for job in self._waiting if job not in left]
-            self._waiting = deque(job for job in jobs if not (job.done or job.error or job in at_work))
-            self._waiting += others
+            self._want(jobs)
             ended: list[tuple[Job, float]] = [(job, begun) for job in jobs if job.done or job.error]
             while left:
                 for job, since in ended:
@@ -228,6 +227,15 @@ class Pool:
         """End the processes: ask, wait a little, kill. What was begun is given up."""
         _end(self._workers, self._meanwhile)  # what is called at exit is called once, and there may be new ones by then
         self._waiting.clear()
+
+    def _want(self, jobs: Sequence[Job], *, only: bool = False) -> None:
+        """Have jobs wait before others, or have the others given up."""
+        wanted, at_work = set(jobs), [worker.job for worker in self._workers if worker.job is not None]
+        for job in at_work:
+            job._wanted = job in wanted or (job._wanted and not only)
+        others = [job for job in self._waiting if job not in wanted]
+        self._waiting = deque(job for job in jobs if not (job.done or job.error or job in at_work))
+        self._waiting += others
 
     def _go_on(self) -> None:
         """Have a thread attend to the processes while there is something to attend to."""
@@ -255,7 +263,7 @@ class Pool:
         for worker, said in self._heard():
             job = worker.job
             assert job is not None
-            if isinstance(said, _Loss):
+            if isinstance(said, Loss):
                 job._losses += worker.ready
                 ready = worker.ready
                 try:
@@ -266,7 +274,7 @@ class Pool:
                     job.error = error
                     ended.append((job, worker.since))
                 else:
-                    self._waiting.appendleft(job)
+                    self._waiting.extendleft([job] if job._wanted else [])
             elif isinstance(said, WorkerError):
                 job.error, worker.job = said, None
                 ended.append((job, worker.since))
@@ -282,30 +290,30 @@ class Pool:
         """Give each process that has nothing to do a task."""
         for worker in list(self._workers):
             if worker.job is None and worker.dead():
-                self._replace(worker, _Loss("ended"), 0, note)
+                self._replace(worker, Loss("ended"), 0, note)
         idle = [worker for worker in self._workers if worker.job is None]
         hired = [self._hire() for _ in range(min(self._count - len(self._workers), len(self._waiting) - len(idle)))]
         for worker, needs in hired:  # all are on their way by now
             worker.tell(needs)
         for worker in [*idle, *(worker for worker, _ in hired)][: len(self._waiting)]:
             job = worker.job = self._waiting.popleft()
-            worker.left = self._timeout if worker.ready else max(self._timeout, START)
+            worker.left = self._timeout if worker.ready else self._start
             worker.since = time.monotonic()
             worker.tell(pickle.dumps(job.task))
 
-    def _hire(self) -> tuple[_Worker, Any]:
+    def _hire(self) -> tuple[Worker, Any]:
         """Start a process; and what it is to be sent."""
         try:
             needs = ForkingPickler.dumps((self._set_up, self._arguments))
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
             raise WorkerError(self._cures.pickle.format(error=error)) from None
         try:
-            self._workers.append(_Worker(self._timeout, self._alone, self._main))
+            self._workers.append(_Process(self._timeout, self._alone, self._main))
         except OSError as error:
             raise WorkerError(f"no worker process can be started: {error}; use fewer workers") from error
         return self._workers[-1], needs
 
-    def _heard(self) -> Iterator[tuple[_Worker, Any]]:
+    def _heard(self) -> Iterator[tuple[Worker, Any]]:
         """Wait a moment; then who has answered, and who is lost."""
         busy = [worker for worker in self._workers if worker.job is not None]
         handles = [handle for worker in busy for handle in worker.handles]
@@ -317,7 +325,7 @@ class Pool:
             worker.left -= passed
             try:
                 said = worker.hear()
-            except _Loss as loss:
+            except Loss as loss:
                 if loss.kind == "failed":
                     worker.exit(GRACE)
                     raise WorkerError(
@@ -332,7 +340,7 @@ class Pool:
             elif said is not NOTHING:
                 yield worker, said
 
-    def _replace(self, worker: _Worker, loss: _Loss, times: int, note: Callable[[str], None]) -> None:
+    def _replace(self, worker: Worker, loss: Loss, times: int, note: Callable[[str], None]) -> None:
         """Let a lost process go; another will be started in its place.
 
         Raises:
@@ -342,7 +350,9 @@ class Pool:
         code = worker.exit(0 if worker.left <= 0 else GRACE)
         ready = worker.job is not None and worker.ready
         words = worker.last_words()
-        how = f"exit code {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
+        how = "it is lost" if code is None else f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
         if worker.job is not None and not worker.ready:
             self._failed_starts += 1
             hopeless = not self._worked and loss.kind == "ended" and (code is None or code >= 0)
@@ -370,7 +380,7 @@ class Pool:
         note(REPLACED)
 
 
-class _Loss(Exception):
+class Loss(Exception):
     """A process that will not answer: it "ended", it "hung", or it "failed" to be set up."""
 
     def __init__(self, kind: str, why: str = "") -> None:
@@ -381,8 +391,8 @@ class _Loss(Exception):
 NOTHING, READY = object(), object()
 
 
-class _Worker:
-    """A process, as its parent sees it.
+class Worker(Protocol):
+    """What does a pool's tasks, as the pool sees it.
 
     Attributes:
         ready: Whether it has begun to work.
@@ -390,6 +400,51 @@ class _Worker:
         since: When it began with it.
         left: Seconds that it has for it.
         leaves: Whether it ends with the answer that it has given.
+    """
+
+    ready: bool
+    job: Job | None
+    since: float
+    left: float
+    leaves: bool
+
+    @property
+    def handles(self) -> list[Any]:
+        """What there is to wait for: something that it says, or its end."""
+        ...
+
+    def tell(self, message: Any) -> None:
+        """Send something; if it cannot be sent, that is found out by `hear`."""
+        ...
+
+    def hear(self) -> Any:
+        """What it has to say: an answer, a `WorkerError` if its task is hopeless, `READY` or `NOTHING`.
+
+        Raises:
+            Loss: It will not say anything any more.
+            WorkerError: Nor would another one in its place.
+        """
+        ...
+
+    def dead(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    def dismiss(self) -> None:
+        """Ask it to end; what is at work is not asked."""
+        ...
+
+    def exit(self, grace: float) -> int | None:
+        """Make sure that it has ended, within so many seconds by itself; its exit code, if there is one."""
+        ...
+
+    def last_words(self) -> str:
+        """The end of what it wrote, for a message, once it has ended; empty if there is nothing."""
+        ...
+
+
+class _Process:
+    """A process of this machine, see `Worker`.
 
     Args:
         timeout: See `Pool`; it may keep this process waiting for as long.
@@ -420,11 +475,11 @@ class _Worker:
 
     @property
     def handles(self) -> list[Any]:
-        """What there is to wait for: something that it says, or its end."""
+        """See `Worker`."""
         return [self.connection, self.process.sentinel]
 
     def tell(self, message: Any) -> None:
-        """Send something; if it cannot be sent, that is found out by `hear`."""
+        """See `Worker`."""
         try:
             self.connection.send_bytes(message)
         except BlockingIOError:  # it keeps this process waiting
@@ -434,16 +489,16 @@ class _Worker:
             pass
 
     def hear(self) -> Any:
-        """What it has to say: an answer, `READY` or `NOTHING`.
+        """See `Worker`.
 
         Raises:
-            _Loss: It will not say anything any more.
+            Loss: It will not say anything any more.
         """
         try:
             if self.connection.poll():
                 kind, value = pickle.loads(self.connection.recv_bytes())
                 if kind == "failed":
-                    raise _Loss("failed", value)
+                    raise Loss("failed", value)
                 if kind == "ready":
                     self.since = value
                     return READY
@@ -451,28 +506,28 @@ class _Worker:
                 return value
         except BlockingIOError:  # it stopped within a word
             self.left = 0
-            raise _Loss("hung") from None
+            raise Loss("hung") from None
         except (EOFError, OSError):
-            raise _Loss("ended" if self.left > 0 else "hung") from None
+            raise Loss("ended" if self.left > 0 else "hung") from None
         if self.dead():
-            raise _Loss("ended")
+            raise Loss("ended")
         if self.left <= 0:
-            raise _Loss("hung")
+            raise Loss("hung")
         return NOTHING
 
     def dead(self) -> bool:
-        """Whether it has ended."""
+        """See `Worker`."""
         with free_children():
             return self.process.exitcode is not None
 
     def dismiss(self) -> None:
-        """Ask it to end; what is at work is not asked."""
+        """See `Worker`."""
         self.connection.close()
         if self.job is not None:
             self.kill()
 
     def exit(self, grace: float) -> int | None:
-        """Make sure that it has ended, within so many seconds by itself; its exit code."""
+        """See `Worker`."""
         self.connection.close()
         wait([self.process.sentinel], grace)
         self.kill()
@@ -488,7 +543,7 @@ class _Worker:
         self.process.kill()
 
     def last_words(self) -> str:
-        """The end of what it wrote, for a message, once it has ended; empty if there is nothing."""
+        """See `Worker`."""
         return "" if self._words is None else self._words.said()
 
 
@@ -530,7 +585,7 @@ class _Words:
         self._reader.start()
 
     def said(self) -> str:
-        """See `_Worker.last_words`."""
+        """See `Worker.last_words`."""
         self._reader.join(GRACE)
         lines = [line.strip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]
         return f"; its last words: {' / '.join(lines[-LINES:])}" if lines else ""
@@ -574,13 +629,13 @@ class _Meanwhile:
             self.bell.recv_bytes()
 
 
-def _end(workers: list[_Worker], meanwhile: _Meanwhile) -> None:
+def _end(workers: list[Worker], meanwhile: _Meanwhile) -> None:
     meanwhile.stop()
     if not meanwhile.given_up:
         _end_all(workers)
 
 
-def _end_all(workers: list[_Worker]) -> None:
+def _end_all(workers: list[Worker]) -> None:
     for worker in workers:
         worker.dismiss()
     end = time.monotonic() + GRACE

@@ -55,5 +55,23 @@ def parent(folder: str, chores: list[str]) -> None:
     Pool(set_up, (folder,), len(chores), 600).map([(chore, 0) for chore in chores], print)
 
 
+def ahead(folder: str, ending: str) -> None:
+    """Have a process sleep while this one does something else, and then end, in a way."""
+    from hgenv.pool import Job, Pool
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pool = Pool(set_up, (folder,), 1, 600)
+    pool.begin([Job(("sleep", 0))])
+    while not Path(folder, "go on").exists():
+        time.sleep(0.02)
+    if ending == "raises":
+        raise ValueError
+    if ending == "forgets":
+        del pool
+
+
 if __name__ == "__main__":
-    parent(sys.argv[1], sys.argv[2:])
+    if sys.argv[2] == "ahead":
+        ahead(sys.argv[1], sys.argv[3])
+    else:
+        parent(sys.argv[1], sys.argv[2:])

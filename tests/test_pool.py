@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hgenv.accounting import Ledger
-from hgenv.pool import REPLACED, Pool, WorkerError
+from hgenv.pool import REPLACED, Job, Pool, WorkerError
 
 from . import chores
 
@@ -138,6 +138,65 @@ def test_time_in_which_nobody_works_is_told(tmp_path: Path) -> None:
     pool.close()
 
 
+def test_what_is_begun_is_done_while_nobody_waits(tmp_path: Path) -> None:
+    """And who dies meanwhile is replaced; what came first is waited for first; the rest goes on afterwards."""
+    pool = Pool(chores.set_up, (str(tmp_path),), 2, TIMEOUT)
+    begun = [Job(task) for task in [*SQUARES[:3], ("die once", 3), *SQUARES[4:]]]
+    pool.begin(begun)
+    wait_for(lambda: all(job.done for job in begun))
+    for process in children():
+        os.kill(process, signal.SIGSTOP)  # nobody can do anything any more
+    found = dict[int, int]()
+    wanted = [begun[3], *begun[:2]]
+    idle = pool.collect(wanted, print, lambda number, answer: found.update({number: answer[1]}))
+    assert found == {0: 9, 1: 0, 2: 1}
+    assert idle < TIMEOUT
+    for process in children():
+        os.kill(process, signal.SIGCONT)
+
+    later, now = [Job(("square", n)) for n in range(20, 24)], [Job(("square", n)) for n in range(5)]
+    pool.begin(later)
+    pool.collect([*now, later[0]], print)
+    assert [job.answer[1] for job in now] == [0, 1, 4, 9, 16]
+    wait_for(lambda: all(job.done for job in later))
+    pool.close()
+
+
+def test_what_is_begun_can_be_given_up(tmp_path: Path) -> None:
+    pool = Pool(chores.set_up, (str(tmp_path),), 1, TIMEOUT)
+    first, second = [Job(("square", n)) for n in range(3)], [Job(("square", n)) for n in range(5, 8)]
+    pool.begin([Job(("sleep", 0)), *first])
+    wait_for((tmp_path / "sleep 0").exists)
+    pool.begin(second)
+    pool.begin([])
+    assert answers(pool, SQUARES[:2]) == [0, 1], "after who was at work has been taken for dead"
+    assert not any(job.done for job in first + second)
+    pool.begin([Job(("sleep", 1))])
+    wait_for((tmp_path / "sleep 1").exists)
+    pool.close()
+    assert children() == set()
+    pool.collect(first, print)
+    assert [job.answer[1] for job in first] == [0, 1, 4], "what was given up can still be had"
+    pool.close()
+
+
+def test_errors_are_told_to_whoever_asks(tmp_path: Path) -> None:
+    pool = Pool(chores.set_up, (str(tmp_path),), 1, TIMEOUT)
+    begun = [Job(("square", 0)), Job(("die", 1)), Job(("square", 2))]
+    pool.begin(begun)
+    wait_for(lambda: begun[2].done)
+    pool.collect([begun[0], begun[2]], print)
+    with pytest.raises(WorkerError, match="3 times at one task") as told:
+        pool.collect([begun[0], begun[1]], print)
+    assert told.value.task == 1
+    assert children() == set()
+    for set_up in (chores.fails, lambda: None):
+        broken, job = Pool(set_up, (str(tmp_path),), 1, TIMEOUT), Job(("square", 3))  # type: ignore[arg-type]
+        broken.begin([job])
+        with pytest.raises(WorkerError, match="cannot be set up|pickle can send"):
+            broken.collect([job], print)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_processes_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
     """In the middle of a task, and while they start."""
@@ -149,6 +208,25 @@ def test_processes_end_with_their_parent_however_it_ends(tmp_path: Path) -> None
         for process in (at_work, starting):
             process.kill()
         wait_for(lambda: not any(map(alive, families)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("ending", ["returns", "raises", "is interrupted", "forgets"])
+def test_what_is_begun_keeps_nobody(ending: str, tmp_path: Path) -> None:
+    """A process that ends while others are at work for it ends, and they with it."""
+    with parent(tmp_path, "ahead", ending, start_new_session=True) as process:
+        wait_for((tmp_path / "sleep 0").exists)
+        family = descendants(process)
+        assert len(family) == 1
+        if ending == "is interrupted":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            (tmp_path / "go on").touch()
+        _, said = process.communicate(timeout=30)
+        code = {"returns": 0, "raises": 1, "is interrupted": -signal.SIGINT, "forgets": 0}[ending]
+        assert process.returncode == code, said
+        assert said.count("Traceback") == (code != 0)
+        wait_for(lambda: not any(map(alive, family)))
 
 
 def test_a_terminals_interrupt_is_the_parents_business(tmp_path: Path) -> None:
@@ -183,7 +261,8 @@ def parent(folder: Path, *given: str, start_new_session: bool = False) -> Iterat
 def descendants(process: subprocess.Popen[str]) -> set[int]:
     """Worker processes of a process, not multiprocessing's own helper."""
     found = set()
-    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    for child in " ".join(thread.read_text() for thread in threads).split():
         with suppress(FileNotFoundError):
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.add(int(child))

@@ -1,7 +1,7 @@
 """How busy worker processes are while a network trains: `python -m hgenv.benchmarks.speed.ahead [--seconds 30]`.
 
 A renderer takes 20 ms an image, of its own time: it sleeps, so that other load on the machine changes little. Two worker
-processes make images of 64 by 64 pixels for the network of `hgenv/ShapeNormals-v0`, with 64 images a step. Busy is the
+processes make images of 32 by 32 pixels for the network of `hgenv/ShapeNormals-v0`, with 64 images a step. Busy is the
 time that used images took, over the wall time of both processes: once as it is, and once if nobody says what will be
 asked for next (`DataGenEnv.expect`).
 """
@@ -21,11 +21,11 @@ import torch
 from hgenv.distributions import Normal, Tuned
 from hgenv.env import DataGenEnv
 from hgenv.generators import BlackBox
-from hgenv.learning import SGD
+from hgenv.learning import SGD, Network
 from hgenv.memory import keep_memory
 from hgenv.optimizers import REGISTRY
 
-IMAGE_SECONDS, WORKERS, SIZE = 0.02, 2, 64
+IMAGE_SECONDS, WORKERS, SIZE = 0.02, 2, 32
 OPTIMIZERS = ("fixed", "score_influence", "credit_gradient", "hybrid_gradient")
 
 
@@ -45,7 +45,9 @@ def render(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def measure(name: str, seconds: float, *, ahead: bool) -> float:
     """Share of the workers' wall time in which they were at work on images that were used."""
-    like: DataGenEnv = gymnasium.make("hgenv/ShapeNormals-v0", disable_env_checker=True).unwrapped
+    like: DataGenEnv = gymnasium.make(
+        "hgenv/ShapeNormals-v0", network=Network(size=SIZE), disable_env_checker=True
+    ).unwrapped
     parameters = {"tilt": Normal(Tuned(-1, 1, 0.0), Tuned(0.05, 1, 0.3))}
     generator = BlackBox(render, parameters, workers=WORKERS)
     env = DataGenEnv(generator, like.learner, like.validation, like.test, rule=SGD(0.05), device="cpu")

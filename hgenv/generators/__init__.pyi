@@ -5,6 +5,7 @@ from .faces_lit import LitFaceGenerator
 from .population import PopulationGenerator
 from .quadratic import QuadraticGenerator
 from .random import hash_integers, normals, uniforms
+from .ray_actors import RayActors
 from .shapes import ShapeGenerator
 from .studio import StudioGenerator
 
@@ -14,6 +15,7 @@ __all__ = [
     "LitFaceGenerator",
     "PopulationGenerator",
     "QuadraticGenerator",
+    "RayActors",
     "ShapeGenerator",
     "StudioGenerator",
     "cardioid",

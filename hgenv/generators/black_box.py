@@ -31,6 +31,7 @@ from ..problem import RenderError
 from ..samples import DenseSamples, Samples, SamplesError
 from .black_box_worker import CURES, Failed, Made, plain, processes
 from .random import hash_integers, uniforms
+from .ray_actors import RayActors
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +75,13 @@ class BlackBox:
         render: The function, or the command and its arguments.
         parameters: Distributions and ranges by name, or a YAML file of them.
         samples: The record that the arrays make up.
-        workers: How many processes; None for as many as there are processors.
+        workers: How many processes; None for as many as there are processors. Or `RayActors`, for processes on many
+            machines; they import the function, so that it cannot be the script's own.
         timeout: Seconds for a sample.
         seconds_per_sample: CPU seconds to charge for a sample in place of what was measured: for a renderer that works
             elsewhere, or waits.
         memory_bytes: A process that holds more after a sample is replaced by a fresh one, where /proc tells; None for
-            half of the machine's memory, shared by the processes.
+            half of this machine's memory, shared by the processes; by as many as there are processors for `RayActors`.
         cache: A folder for samples that were made: what is asked for again is read from there. It is charged as if it
             were made again, so that a budget does not depend on what was made before.
         cache_bytes: How much it may hold; what was not used for longest makes room.
@@ -99,7 +101,7 @@ class BlackBox:
         parameters: Parameters | str | Path,
         *,
         samples: type[Samples] = DenseSamples,
-        workers: int | None = None,
+        workers: int | RayActors | None = None,
         timeout: float = 60.0,
         seconds_per_sample: float | None = None,
         memory_bytes: int | None = None,
@@ -109,14 +111,15 @@ class BlackBox:
     ) -> None:
         self.parameters = load_parameters(parameters) if isinstance(parameters, str | Path) else dict(parameters)
         self.space = _space(self.parameters)
-        self.render = render if callable(render) else _command(render)
+        elsewhere = isinstance(workers, RayActors)
+        self.render = render if callable(render) else _command(render, here=not elsewhere)
         self._who = _name(self.render)
         if callable(render):
-            _check_pickle(render)
+            _check_pickle(render, elsewhere)
         self.samples: type[Samples] = samples
         self._names = [f.name for f in fields(samples)]  # type: ignore[arg-type] # subclasses are dataclasses
         self.workers = _processors() if workers is None else workers
-        if self.workers < 1:
+        if not isinstance(self.workers, RayActors) and self.workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be positive and finite seconds, not {timeout}")
@@ -124,7 +127,8 @@ class BlackBox:
             raise ValueError(f"seconds_per_sample must be 0 or more finite seconds, not {seconds_per_sample}")
         self.timeout, self.seconds_per_sample = timeout, seconds_per_sample
         if memory_bytes is None:
-            memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * self.workers)
+            sharing = _processors() if isinstance(self.workers, RayActors) else self.workers
+            memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * sharing)
         self.memory_bytes = memory_bytes
         if cache is not None and not version:
             raise ValueError(
@@ -307,7 +311,10 @@ class BlackBox:
     def _serving(self) -> Pool:
         if self._pool is None or not self._pool.mine:
             render = pickle.dumps(self.render) if callable(self.render) else self.render
-            self._pool = processes(render, self._names, self.memory_bytes, self.workers, self.timeout)
+            if isinstance(self.workers, RayActors):
+                self._pool = self.workers.pool(render, self._names, self.memory_bytes, self.timeout)
+            else:
+                self._pool = processes(render, self._names, self.memory_bytes, self.workers, self.timeout)
             self._end = weakref.finalize(self, _close, self._pool)  # a thread of the pool's may be at work for it
         return self._pool
 
@@ -378,8 +385,8 @@ def _space(parameters: Mapping[str, Any]) -> DecisionSpace:
     return DecisionSpace(blocks)
 
 
-def _command(given: Any) -> list[str]:
-    """A command that can be started.
+def _command(given: Any, *, here: bool) -> list[str]:
+    """A command that can be started, be it here.
 
     Raises:
         TypeError: It is no list of texts.
@@ -390,7 +397,7 @@ def _command(given: Any) -> list[str]:
         raise TypeError(
             f"render must be a function, or a command as a list of texts: ['blender', '-b', ...], not {given!r}"
         )
-    if shutil.which(given[0]) is None:
+    if here and shutil.which(given[0]) is None:
         raise RenderError(f"the command {given[0]!r} is not installed, or not on the PATH, or may not be executed")
     return list(given)
 
@@ -401,16 +408,21 @@ def _name(render: Any) -> str:
     return f"the function {getattr(render, '__module__', '')}.{getattr(render, '__qualname__', repr(render))}"
 
 
-def _check_pickle(function: Any) -> None:
-    """Make sure that a function can be sent to a process.
+def _check_pickle(function: Any, elsewhere: bool) -> None:
+    """Make sure that a function can be sent to a process, be it elsewhere.
 
     Raises:
         TypeError: It cannot.
     """
     try:
-        pickle.dumps(function)
+        pickled = pickle.dumps(function)
     except Exception as error:  # pickle's own, which are many
         raise TypeError(CURES.pickle.format(error=error)) from None
+    if elsewhere and b"__main__" in pickled:
+        raise TypeError(
+            "actors of Ray import the renderer, and this function is the script's own: put it into a module that all "
+            "machines of the cluster can import"
+        )
 
 
 def _processors() -> int:
