@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from hgenv import patience
 from hgenv.accounting import Budget
 
 from .records import Row
@@ -141,12 +143,15 @@ class Display:
         self.bars = Bars(disable=self.quiet)
         self.bar = self.bars.add("update 0", budget.amount, min(begun, budget.amount))
         self.last = time.monotonic()
+        self._within = _Within(self._say_within)
 
     def __enter__(self) -> Display:
         self.bars.start()
+        self._within.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._within.end()
         self.bars.stop()
 
     def show(self, row: Row) -> None:
@@ -159,6 +164,37 @@ class Display:
             self.last = time.monotonic()
             print(f"{self.folder}: {self.bars.line(self.bar)}", flush=True)
 
+    def _say_within(self, words: str) -> None:
+        """Show how far an update is that takes long."""
+        if self.quiet:
+            self.last = time.monotonic()
+            print(f"{self.folder}: {words}", flush=True)
+        else:
+            self.bars.update(self.bar, figures=words)
+
     def end(self, done: Mapping[str, Any]) -> None:
         """Say how it ended."""
         print(f"{self.folder}: {done['status']}; {describe(done['final'], self.metric)}", flush=True)
+
+
+class _Within(logging.Handler):
+    """Hears what `hgenv.patience.Progress` tells."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.say = say
+
+    def begin(self) -> None:
+        """Listen."""
+        self._level = patience.progress.level
+        patience.progress.setLevel(logging.INFO)
+        patience.progress.addHandler(self)
+
+    def end(self) -> None:
+        """Listen no more."""
+        patience.progress.removeHandler(self)
+        patience.progress.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass it on."""
+        self.say(record.getMessage())

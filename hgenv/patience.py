@@ -62,7 +62,7 @@ class Progress:
         if now - self._told >= TOLD and self.done < self.total:
             self._told, rate = now, self.done / (now - self._begun)
             left = timedelta(seconds=round((self.total - self.done) / rate))
-            progress.info("%s %d of %d, %.2g a second, %s left", self.what, self.done, self.total, rate, left)
+            progress.info("%s: %d of %d, %.2g a second, %s left", self.what, self.done, self.total, rate, left)
 
 
 def kept(name: str, sources: Sequence[str], make: Callable[[], Arrays]) -> Arrays:

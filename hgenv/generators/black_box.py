@@ -281,7 +281,7 @@ class BlackBox:
         jobs = [self._ahead.pop(key, None) or Job(task) for key, task in missing.items()]
         jobs += [Job(missing[key]) for key in again]
         late = {number for number, job in enumerate(jobs) if not job.done}
-        progress = Progress(f"{self._who}: samples", len(late))
+        progress = Progress("samples", len(late))
 
         def arrived(index: int, answer: Made | Failed) -> None:
             if index in late:

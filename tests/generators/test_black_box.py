@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from hgenv import patience
 from hgenv.accounting import Ledger
 from hgenv.distributions import Bernoulli, Mixture, Normal, Probabilities, Tuned, Uniform
 from hgenv.generators import BlackBox
@@ -374,6 +375,98 @@ def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     (tmp_path / "parameters.yaml").write_text(parameters)
     names = [b.name for b in BlackBox(black_boxes.render, tmp_path / "parameters.yaml").space.blocks]
     assert names == ["radius.mean", "radius.spread", "kind.probabilities", "brightness"]
+
+
+# --- Ahead of need -----------------------------------------------------------------------------------------------
+
+
+def prepared(generator: BlackBox) -> int:
+    """How many samples that were prepared are there."""
+    return sum(job.done for job in generator._ahead.values())
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "that takes too long"
+        time.sleep(0.02)
+
+
+def test_what_is_prepared_is_there_and_the_same(calls: Any) -> None:
+    generator, other = (box(black_boxes.counted, DRAWN, workers=2) for _ in range(2))
+    betas, seeds = generator.space.initial.expand(6, -1), torch.arange(6)
+    expected, ledger = other(betas, seeds), Ledger()
+    generator(betas[:1], seeds[:1])
+    before = calls()
+    generator.prepare(betas[1:5], seeds[1:5])
+    wait_for(lambda: calls() == before + 4 and prepared(generator) == 4)
+    with ledger.phase("generate"):
+        assert same_samples(generator(betas[2:], seeds[2:]), expected[2:])
+    assert calls() == before + 5, "one was not prepared"
+    generator.prepare(betas[5:], seeds[5:])
+    assert set(generator._ahead) == {generator._key(*generator.arguments(betas[5], 5))}, "what was not asked for is gone"
+    assert same_samples(generator(betas[1:], seeds[1:]), expected[1:])
+    for some in (generator, other):
+        some.close()
+    assert same_samples(generator(betas[5:], seeds[5:]), expected[5:]), "it can be called again"
+
+
+def test_what_is_prepared_fails_when_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    generator = box(black_boxes.any_of_them)
+    made(generator, 0.0)
+    levels, seeds = torch.tensor([[0.0], [0.01], [0.0]], dtype=torch.float64), torch.arange(3)
+    generator.prepare(levels, seeds)
+    wait_for(lambda: prepared(generator) == 3)
+    assert len(made(generator, 0.0)) == 1
+    with pytest.raises(RenderError, match="seed 1: ValueError: the sphere is inside out"):
+        generator(levels, seeds)
+    generator = box(black_boxes.dies)
+    made(generator, 0.25)
+    generator.prepare(levels + 0.5, seeds)
+    wait_for(lambda: any(job.error for job in generator._ahead.values()))
+    assert len(made(generator, 0.25)) == 1
+    with pytest.raises(RenderError, match="3 times at one task; its last words: GPU on fire"):
+        generator(levels + 0.5, seeds)
+
+
+def test_what_is_prepared_is_charged_when_it_is_used(tmp_path: Path) -> None:
+    generator, ledger = box(black_boxes.burns, cache=tmp_path, version="1"), Ledger()
+    made(generator, 0.25)
+    levels, seeds = torch.tensor([[0.25], [0.5], [0.75]], dtype=torch.float64), torch.arange(3)
+    with ledger.phase("train"):
+        generator.prepare(levels, seeds)
+        assert len(generator._ahead) == 2, "one is in the cache"
+        wait_for(lambda: prepared(generator) == 2)
+    assert ledger.spent("cpu_seconds") < 0.2, "nobody has asked yet"
+    with ledger.phase("generate"):
+        generator(levels, seeds)
+    assert ledger.by_phase()["generate"]["cpu_seconds"] >= 0.3
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+
+
+def test_who_is_forgotten_ends_its_processes_in_the_middle_of_what_was_prepared() -> None:
+    before = set(multiprocessing.active_children())
+    generator = box(black_boxes.hangs, timeout=600)
+    made(generator, 0.25)
+    generator.prepare(torch.tensor([[0.75]], dtype=torch.float64), torch.tensor([7]))
+    wait_for(lambda: set(multiprocessing.active_children()) - before)
+    del generator
+    gc.collect()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_long_work_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And work that is not long does not."""
+    caplog.set_level("INFO", logger="hgenv.progress")
+    generator = box(black_boxes.render)
+    made(generator, *(0.1 * n for n in range(5)))
+    assert not caplog.records
+    monkeypatch.setattr(patience, "TOLD", 0.0)
+    made(generator, *(0.1 * n for n in range(5)), first=5)
+    said = [r.getMessage() for r in caplog.records]
+    assert [re.sub(r", .* a second, \d:\d\d:\d\d left", "", words) for words in said] == [
+        f"samples: {n} of 5" for n in range(1, 5)
+    ]
 
 
 # --- The cache -------------------------------------------------------------------------------------------------------
