@@ -338,8 +338,8 @@ class DataGenEnv(gym.Env):
     def expect(self, betas: Tensor, seeds: Tensor) -> None:
         """Say what will probably be asked for after the coming step, by `probe`, by `rollout` or of its `Rollout`.
 
-        A generator that can (see `Generator`) makes these samples while the network trains. Nothing else changes: who is
-        wrong, or says nothing, only waits longer.
+        A generator that can (see `Generator`) makes these samples while the network trains. Nothing else changes: who
+        is wrong, or says nothing, only waits longer.
 
         Args:
             betas: (M, d) within the bounds, one for each.

@@ -85,8 +85,8 @@ class Generator(Protocol):
     - `resized(size)`, itself with samples of another size in pixels, for sharp pictures,
     - `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`,
     - `prepare(betas, seeds)`, which returns at once, and has samples made that will probably be asked for next, while
-      the network trains. They take the place of those that were prepared before. Samples, errors and what is charged are
-      the same with it and without, and it is no error if they are never asked for.
+      the network trains. They take the place of those that were prepared before. Samples, errors and what is charged
+      are the same with it and without, and it is no error if they are never asked for.
     - `close()`, which gives back what it holds, processes for instance; it may be called again afterwards.
 
     Attributes:

@@ -204,8 +204,8 @@ class UnsuitableError(TypeError):
 class Estimator(Protocol):
     """Estimates dL/dbeta. A value: what it remembers is in the environment's last rollout.
 
-    Besides, an estimator may have `foresee(env, beta)`: the (M, d) betas and (M,) sample seeds of what its next estimate
-    will ask the generator for, if the coming step is at beta, (d,) in its own units; see `Optimizer.foresee`.
+    Besides, an estimator may have `foresee(env, beta)`: the (M, d) betas and (M,) sample seeds of what its next
+    estimate will ask the generator for, if the coming step is at beta, (d,) in its own units; see `Optimizer.foresee`.
     """
 
     def propose(self, env: DataGenEnv, center: Tensor, random: torch.Generator) -> Proposal | None:

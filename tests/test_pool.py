@@ -193,7 +193,7 @@ def test_errors_are_told_to_whoever_asks(tmp_path: Path) -> None:
     for set_up in (chores.fails, lambda: None):
         broken, job = Pool(set_up, (str(tmp_path),), 1, TIMEOUT), Job(("square", 3))  # type: ignore[arg-type]
         broken.begin([job])
-        with pytest.raises(WorkerError, match="cannot be set up|pickle can send"):
+        with pytest.raises(WorkerError, match=r"cannot be set up|pickle can send"):
             broken.collect([job], print)
 
 

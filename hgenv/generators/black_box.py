@@ -278,7 +278,7 @@ class BlackBox:
             return
         order = list(missing)
         again = [] if self._repeated else order[:1]
-        jobs = [self._ahead.pop(key, None) or Job(task) for key, task in missing.items()]
+        jobs = [self._ahead.pop(key, Job(task)) for key, task in missing.items()]
         jobs += [Job(missing[key]) for key in again]
         late = {number for number, job in enumerate(jobs) if not job.done}
         progress = Progress("samples", len(late))

@@ -1,7 +1,8 @@
 """Worker processes on many machines, over Ray: `BlackBox(..., workers=RayActors(8))`.
 
-Each actor has a process of its own machine (see `hgenv.pool`), which does what it does without Ray: it is timed, replaced,
-quoted and measured there. What is left for here is to give actors their tasks, and to replace those that are lost.
+Each actor has a process on its own machine (see `hgenv.pool`), which does what it does without Ray: it is timed,
+replaced, quoted and measured there. What is left for here is to give actors their tasks, and to replace those that are
+lost.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import multiprocessing
 import pickle
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,7 @@ class RayActors:
 class _ActorPool(Pool):
     def __init__(self, actors: RayActors, arguments: tuple[Any, ...]) -> None:
         # Each process has its time where it is. What takes long to start waits for its cluster's other work.
-        super().__init__(processes, arguments, actors.count, math.inf, start=START, cures=CURES, alone=True)
+        super().__init__(_Serving, (arguments,), actors.count, math.inf, start=START, cures=CURES, alone=True)
         self._actors = actors
 
     def _hire(self) -> tuple[_Actor, None]:
@@ -66,7 +67,7 @@ class _ActorPool(Pool):
         try:
             if not ray.is_initialized():
                 ray.init(address=self._actors.address)
-            worker = _Actor(ray, self._actors.options, self._arguments)
+            worker = _Actor(ray, self._actors.options, ray.remote(self._set_up), self._arguments)
         except Exception as error:  # Ray's own, which are many
             raise WorkerError(f"no actor of Ray can be started: {type(error).__name__}: {error}") from error
         self._workers.append(worker)
@@ -76,14 +77,14 @@ class _ActorPool(Pool):
 class _Actor:
     """An actor, as its pool sees it; see `hgenv.pool.Worker`."""
 
-    def __init__(self, ray: Any, options: Mapping[str, Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, ray: Any, options: Mapping[str, Any], serving: Any, arguments: Sequence[Any]) -> None:
         self.ready, self.since, self.left, self.leaves = False, 0.0, 0.0, False
         self.job: Job | None = None
         self._ray, self._words = ray, ""
         self._bell, self._rope = multiprocessing.Pipe(duplex=False)
         self._asked = deque[Any]()
         self._closing: Any = None
-        self._actor = ray.remote(_Serving).options(**options).remote(arguments)
+        self._actor = serving.options(**options).remote(*arguments)
         self._ask(self._actor.__ray_ready__.remote())
 
     @property
@@ -94,7 +95,7 @@ class _Actor:
     def tell(self, message: Any) -> None:
         """See `Worker`."""
         if message is not None:
-            self._ask(self._actor.do.remote(message))
+            self._ask(self._actor.__call__.remote(message))
 
     def hear(self) -> Any:
         """See `Worker`.
@@ -162,12 +163,12 @@ class _Actor:
 
 
 class _Serving:
-    """What an actor does."""
+    """What an actor is: its task is a pickled one, for a process of its own."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         self._pool = processes(*arguments)
 
-    def do(self, task: bytes) -> Any:
+    def __call__(self, task: bytes) -> Any:
         """What a task gives, or a WorkerError."""
         try:
             (answer,), _ = self._pool.map([pickle.loads(task)], lambda what: None)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from hgenv import Budget
+from hgenv import Budget, patience
 from hgenv.benchmarks import display, launch
 from hgenv.benchmarks.display import Bars, Display, shortened
 from hgenv.benchmarks.launch import Job
@@ -76,6 +76,20 @@ def test_a_line_says_what_a_bar_shows(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.strip() == (
         f"{tmp_path}: update 1, loss 0.5, mean (°) validation 26.38 test 26.38, 25 %, 0:00:00 0:00:00 left"
     )
+
+
+def test_an_update_that_takes_long_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(patience, "TOLD", 0.0)
+    with Display(tmp_path, Budget(4, "updates"), METRIC) as shown:
+        patience.Progress("samples", 3).step()
+        assert capsys.readouterr().out.startswith(f"{tmp_path}: samples: 1 of 3, ")
+        shown.quiet = False
+        patience.Progress("samples", 3).step()
+        assert "update 0, samples: 1 of 3, " in shown.bars.line(shown.bar)
+        shown.show(row(1, 1))
+        assert "samples" not in shown.bars.line(shown.bar)
+    patience.Progress("samples", 3).step()
+    assert capsys.readouterr().out == "", "nobody listens any more"
 
 
 def test_a_comparison_says_how_far_it_is_and_what_its_runs_do(tmp_path, capsys, monkeypatch):

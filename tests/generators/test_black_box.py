@@ -404,7 +404,9 @@ def test_what_is_prepared_is_there_and_the_same(calls: Any) -> None:
         assert same_samples(generator(betas[2:], seeds[2:]), expected[2:])
     assert calls() == before + 5, "one was not prepared"
     generator.prepare(betas[5:], seeds[5:])
-    assert set(generator._ahead) == {generator._key(*generator.arguments(betas[5], 5))}, "what was not asked for is gone"
+    assert set(generator._ahead) == {generator._key(*generator.arguments(betas[5], 5))}, (
+        "what was not asked for is gone"
+    )
     assert same_samples(generator(betas[1:], seeds[1:]), expected[1:])
     for some in (generator, other):
         some.close()

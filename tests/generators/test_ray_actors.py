@@ -1,9 +1,11 @@
 """Samples from actors of Ray, which is started on this machine: the same as from processes of our own."""
 
+import gc
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hgenv.testing.tools import same_samples
 
 from . import black_boxes
 
+LEVEL = {"level": Tuned(0, 1, 0.25)}
 LEVELS = torch.tensor([[0.25], [0.3], [0.35]], dtype=torch.float64)
 SEEDS = torch.arange(3)
 
@@ -34,12 +37,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ray = pytest.importorskip("ray", reason="pip install 'hgenv[ray]' brings Ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield folder
-    ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it forgets its own processes before they end
+        ray.shutdown()
+        gc.collect()
     patch.undo()
 
 
 def box(render: Any, count: int = 1, **options: Any) -> BlackBox:
-    return BlackBox(render, {"level": Tuned(0, 1, 0.25)}, workers=RayActors(count), **options)
+    return BlackBox(render, LEVEL, workers=RayActors(count), **options)
 
 
 def asked(worker: Any, question: Callable[[Any], int]) -> int:
@@ -54,7 +60,7 @@ def command(kind: str) -> list[str]:
 
 
 def test_samples_and_faults_are_those_of_processes_here() -> None:
-    here = BlackBox(black_boxes.raises, {"level": Tuned(0, 1, 0.25)}, workers=1)
+    here = BlackBox(black_boxes.raises, LEVEL, workers=1)
     for render in (black_boxes.raises, command("good")):
         there = box(render, 2)
         there.prepare(LEVELS, SEEDS)
@@ -97,12 +103,10 @@ def test_the_ledger_charges_them_and_they_end_with_close() -> None:
 
 
 def test_who_cannot_be_had_says_so() -> None:
-    with pytest.raises(WorkerError, match="cannot be set up: .*with exit code 1; its last words: no scene.blend here"):
+    with pytest.raises(WorkerError, match=r"cannot be set up: .*with exit code 1; its last words: no scene.blend here"):
         box(command("exits at once"))(LEVELS, SEEDS)
     with pytest.raises(ValueError, match="at least 1 actor, not 0"):
         RayActors(0)
-    with pytest.raises(WorkerError, match="no actor of Ray can be started: .*no_such_option"):
-        options = {"no_such_option": 1}
-        BlackBox(
-            black_boxes.render, {"level": Tuned(0, 1, 0.25)}, workers=RayActors(1, options=options)
-        )(LEVELS, SEEDS)  # fmt: skip
+    wrong = BlackBox(black_boxes.render, LEVEL, workers=RayActors(1, options={"no_such_option": 1}))
+    with pytest.raises(WorkerError, match=r"no actor of Ray can be started: .*no_such_option"):
+        wrong(LEVELS, SEEDS)
