@@ -1,9 +1,10 @@
 """Processes that do tasks: one that dies or hangs is replaced, and its task is done again.
 
-Tasks are pure: done again, they give the same. They are waited for (`Pool.map`), or begun ahead of need (`Pool.begin`)
-and waited for later (`Pool.collect`): the same loop either way, which a thread keeps going while nobody waits. Processes
-are spawned, not forked, since neither threads nor GL contexts survive a fork. A process ends with its parent, however
-that ends. This module is light, so that a process knows of that, and of signals, before it imports what its work needs.
+Tasks are pure: done again, they give the same. They are waited for (`Pool.map`), or begun ahead of need
+(`Pool.begin`) and waited for later (`Pool.collect`): the same loop either way, which a thread keeps going while
+nobody waits. Processes are spawned, not forked, since neither threads nor GL contexts survive a fork. A process ends
+with its parent, however that ends. This module is light, so that a process knows of that, and of signals, before it
+imports what its work needs.
 """
 
 from __future__ import annotations

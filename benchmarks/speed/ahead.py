@@ -2,8 +2,8 @@
 
 A renderer takes 20 ms an image, of its own time: it sleeps, so that other load on the machine changes little. Two
 worker processes make images of 16 by 16 pixels for the network of `hgenv/ShapeNormals-v0`, with 64 images a step: 0.64
-seconds. Busy is the time that used images took, over the wall time of both processes; waited, the share of the wall time
-in which the training process waited for images. Both as it is, and if nobody says what will be asked for next
+seconds. Busy is the time that used images took, over the wall time of both processes; waited, the share of the wall
+time in which the training process waited for images. Both as it is, and if nobody says what will be asked for next
 (`DataGenEnv.expect`). Where training takes longer than rendering, workers cannot be busy all the time.
 """
 

@@ -1,11 +1,9 @@
 """Samples from actors of Ray, which is started on this machine: the same as from processes of our own."""
 
-import gc
 import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,10 +35,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ray = pytest.importorskip("ray", reason="pip install 'hgenv[ray]' brings Ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield folder
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # it forgets its own processes before they end
-        ray.shutdown()
-        gc.collect()
+    node = ray._private.worker._global_node
+    started = [info.process for infos in node.all_processes.values() for info in infos]
+    ray.shutdown()
+    for process in started:  # Ray does not wait for them, and Python warns of that
+        process.wait(60)
     patch.undo()
 
 
