@@ -27,7 +27,7 @@ from hgenv.memory import keep_memory
 from hgenv.optimizers import REGISTRY
 
 IMAGE_SECONDS, WORKERS, SIZE = 0.02, 2, 16
-OPTIMIZERS = ("fixed", "score_influence", "credit_gradient")
+OPTIMIZERS = ("fixed", "score_influence")
 
 
 def render(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
