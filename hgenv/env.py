@@ -380,7 +380,8 @@ class DataGenEnv(gym.Env):
                 rolled.influence()
                 rolled.sample_gradient(last_steps=1, curvature=False)
                 gradient = rolled.sample_gradient()
-                gradient.slopes(torch.full((1, len(gradient), self.space.dimension), 1e-2))
+                if not hasattr(self.generator, "prepare"):  # samples from other processes need no kernels here
+                    gradient.slopes(torch.full((1, len(gradient), self.space.dimension), 1e-2))
                 if self.generator.pathwise:
                     gradient.pathwise()
 
