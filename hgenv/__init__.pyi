@@ -6,6 +6,7 @@ from .learning import SGD, Adam, AdamW, Learner, ModuleLearner, Network, Trainin
 from .probing import Batched, Prober, Serial, WorkerError, Workers
 from .problem import Data, Generator, Outcome, PartError, RenderError, SampleData, Status
 from .registration import register_environments
+from .replay import Replay
 from .rollout import Problem, Rollout, SampleGradient, Slopes
 from .samples import DenseSamples, KeypointSamples, LabelledImages, Samples, SamplesError
 from .tasks import Metric, Picture, Task
@@ -41,6 +42,7 @@ __all__ = [
     "Prober",
     "Problem",
     "RenderError",
+    "Replay",
     "Rollout",
     "SampleData",
     "SampleGradient",

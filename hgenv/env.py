@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .accounting import Ledger
 from .decision import DecisionError, DecisionSpace
-from .device import choose_device, own_modes
+from .device import choose_device, own_modes, torch_threads
 from .generators.random import hash_integers
 from .learning.learner import Learner, initial_weights
 from .learning.recorded import Recordings
@@ -24,6 +24,7 @@ from .learning.rules import Rule, TrainingState
 from .patience import patience
 from .probing import Batched, Prober, Serial
 from .problem import Data, Generator, Outcome, part, untouched
+from .replay import Drawn, Replay, ReplayPool
 from .rollout import Problem, Rollout, like_rollout, restore, roll
 from .samples import SamplesError
 from .saved import AnyOf, copy_like
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     threads: int | None
     prober: Prober | None
     cuda_graphs: bool
+    replay: Replay | None
     render_mode: str | None
 
 
@@ -80,6 +82,7 @@ class DataGenEnv(gym.Env):
         prober: How probes are made, see `hgenv.probing`; None for as one batch on a GPU, one by one on a CPU.
         cuda_graphs: On a GPU, record the network's work when it is first done, and play it back from then on. False
             for a learner that is no function of its weights and samples alone.
+        replay: How samples are used more than once, where renders are dear; None for each once.
         render_mode: None or "rgb_array".
 
     Attributes:
@@ -108,6 +111,7 @@ class DataGenEnv(gym.Env):
         threads: int | None = 1,
         prober: Prober | None = None,
         cuda_graphs: bool = True,
+        replay: Replay | None = None,
         render_mode: str | None = None,
     ) -> None:
         if min(unroll_steps, batch_size, max_updates) < 1:
@@ -120,6 +124,8 @@ class DataGenEnv(gym.Env):
             raise ValueError(
                 f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
             )
+        if replay is not None and not isinstance(replay, Replay):
+            raise TypeError(f"replay must be None, or hgenv.Replay(capacity=1024, fresh=0.25), not {replay!r}")
         where = choose_device(device)
         if torch.is_inference_mode_enabled():
             raise ValueError("make the environment outside of torch.inference_mode(): its data are trained on")
@@ -139,6 +145,7 @@ class DataGenEnv(gym.Env):
             generator, learner, rule, held, unroll_steps, batch_size, where, threads, recordings=recordings
         )
         self.test = test.to(where)
+        self._pool = None if replay is None else ReplayPool(replay, generator)
         self.max_updates, self.render_mode = max_updates, render_mode
         self.prober: Prober = prober or (Serial() if where.type == "cpu" else Batched())
         self.action_space = gym.spaces.Box(self.space.low.numpy(), self.space.high.numpy(), dtype=np.float64)
@@ -224,6 +231,8 @@ class DataGenEnv(gym.Env):
         self._state = self._first_state(self._seed)
         self.update = 0
         self.last = self._expected = None
+        if self._pool is not None:
+            self._pool.clear()
         self._last_loss = self.problem.validate(self.state, self.ledger)
         self.ledger = Ledger(self.device)
         return self._observation(self.space.initial), {"loss": self._last_loss, "update": 0}
@@ -277,7 +286,8 @@ class DataGenEnv(gym.Env):
             seeds: (N,) sample seeds, from `sample_seeds`; None for N different ones. Samples that share one are alike
                 but for beta.
             keep: Whether to keep the result: then it is a step, one of `max_updates`. If it fails, the weights are as
-                they were before.
+                they were before. With `Replay`, a step at one beta whose seeds are None takes samples from the pool,
+                and puts what it renders there if it does not fail.
 
         Raises:
             DecisionError: One of the betas is not finite or out of bounds. Nothing has changed then.
@@ -297,6 +307,8 @@ class DataGenEnv(gym.Env):
             raise ValueError(
                 f"betas must be ({d},), or ({n}, {d}), one for each sample of a step, not {tuple(betas.shape)}"
             )
+        drawn, pool = None, self._pool if keep else None
+        pooled = pool is not None and seeds is None and betas.dim() == 1
         if seeds is None:
             seeds = self.sample_seeds(n)
         elif not isinstance(seeds, Tensor) or seeds.is_nested or seeds.shape != (n,):
@@ -305,9 +317,20 @@ class DataGenEnv(gym.Env):
             start = self.state
         elif not isinstance(start, TrainingState):
             raise TypeError(f"start must be a state of training, such as a rollout's `end`, not {_said(start)}")
+        if pool is not None:
+            drawn = Drawn.nothing(n, d)
+            if pooled:
+                with self.problem.work(self.ledger, "generate"):
+                    drawn = pool.draw(beta, n, self.problem.batch_size, self._key(1))
+                    rows, seeds = drawn.place(rows, seeds)
         with self._first_patience():
-            expected = self._expected if keep else None
-            rolled = roll(self.problem, start, beta, rows, seeds.to(self.device), self.ledger, expected)
+            # What will be replayed of the coming step is not known yet.
+            expected = self._expected if keep and pool is None else None
+            rolled = roll(self.problem, start, beta, rows, seeds.to(self.device), self.ledger, drawn, expected)
+        if pool is not None and drawn is not None and pooled and rolled.outcome.ok and rolled.samples is not None:
+            with self.problem.work(self.ledger, "generate"):
+                fresh = (~drawn.replayed).to(self.device)
+                pool.add(beta, rolled.seeds[fresh], rolled.samples[fresh])
         if keep:
             self._expected = None
             self.last = rolled
@@ -355,8 +378,7 @@ class DataGenEnv(gym.Env):
             count: How many.
             later: Of the step that comes so many steps later.
         """
-        seed = hash_integers(torch.tensor([self._after_reset(self._seed)]), 1)[0] + self.update + later
-        return hash_integers(seed, count)[0].to(self.device)
+        return hash_integers(self._key(0) + later, count)[0].to(self.device)
 
     # --- Off the clock -----------------------------------------------------------------------------------------------
 
@@ -403,7 +425,7 @@ class DataGenEnv(gym.Env):
             "last": None if last is None else last.state_dict(),
             "ledger": self.ledger.state_dict(),
             "np_random": self.np_random.bit_generator.state,
-        }
+        } | ({} if self._pool is None else {"pool": self._pool.state_dict()})
 
     @own_modes()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -420,9 +442,10 @@ class DataGenEnv(gym.Env):
             state = {name: value for name, value in state.items() if name in like}  # the rest is for whoever added it
         kept = copy_like(state, like, "the environment")
         last = None if kept["last"] is None else restore(self.problem, kept["last"], self.ledger)
+        pool = None if self._pool is None else self._restored(self._pool, kept["pool"])
         # From here on nothing can fail.
         self._seed, self.update, self._last_loss = kept["seed"], kept["update"], kept["last_loss"]
-        self._state, self.last = TrainingState(**kept["state"]), last
+        self._state, self.last, self._pool = TrainingState(**kept["state"]), last, pool
         self.np_random.bit_generator.state = kept["np_random"]
         if not self.ledger.in_update:
             self.ledger.load_state_dict(kept["ledger"])
@@ -456,10 +479,19 @@ class DataGenEnv(gym.Env):
             "seed": 0,
             "update": 0,
             "last_loss": 0.0,
-            "last": AnyOf((None, like_rollout(self.problem, state))),
+            "last": AnyOf((None, like_rollout(self.problem, state, self._pool is not None))),
             "ledger": Ledger.checked,
             "np_random": random,
-        }
+        } | ({} if self._pool is None else {"pool": self._pool.check})
+
+    def _restored(self, pool: ReplayPool, kept: dict[str, Any]) -> ReplayPool:
+        """A pool as it was saved; its samples are made again, free of charge."""
+        with torch_threads(self.problem.threads):
+            return pool.restored(kept, lambda betas, seeds: self.problem.generate(betas, seeds.to(self.device)))
+
+    def _key(self, stream: int) -> Tensor:
+        """What decides one of the things that are random about the coming step, (1,) int64."""
+        return hash_integers(torch.tensor([self._after_reset(self._seed)]), 1 + stream)[0, stream:] + self.update
 
     def _first_state(self, seed: int) -> TrainingState:
         """Before any training."""

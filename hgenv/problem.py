@@ -82,6 +82,10 @@ class Generator(Protocol):
     - `log_prob_score(betas, seeds)`, the derivative by beta of the logarithm of the density that a sample's draws have,
       (B, d) float64, in beta's own units; NaN in components that are no parameters of a draw. `hgenv.generators.scores`
       has it for the usual distributions, and `GeneratorConformance` checks it.
+    - the density of a sample's draws, for `hgenv.Replay`: `draws(betas, seeds)`, a dictionary of tensors with B rows;
+      `log_density(betas, draws)`, the logarithm of their density at any betas, (B,) float64; `score(betas, draws)`, its
+      derivative by beta, as in `log_prob_score`; and `handed_over`, the names of blocks that are no numbers of a draw
+      (none if it is missing). A sample must be a function of its draws, of these blocks, and of its seed.
     - `resized(size)`, itself with samples of another size in pixels, for sharp pictures,
     - `mesh(beta, seed)`, one sample as a `trimesh.Trimesh`,
     - `prepare(betas, seeds)`, which returns at once, and has samples made that will probably be asked for next, while

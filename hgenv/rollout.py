@@ -21,6 +21,7 @@ from .learning.recorded import Recordings
 from .learning.rules import Rule, TrainingState
 from .learning.unroll import LastAdjoint, last_adjoint, sample_gradient, train, validate
 from .problem import Data, Generator, Outcome, PartError, RenderError, Status, part, untouched
+from .replay import Drawn
 from .samples import Samples, SamplesError
 from .saved import AnyOf
 
@@ -182,6 +183,18 @@ class SampleGradient:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __getitem__(self, rows: slice | Tensor) -> SampleGradient:
+        """That of some of the samples; rows are a slice, or (N,) bool."""
+        there = rows if isinstance(rows, slice) else rows.to(self.seeds.device)
+        return SampleGradient(
+            self.samples[there],
+            self.influence[rows],
+            self.betas[rows],
+            self.seeds[there],
+            self._problem,
+            self._ledger,
+        )
+
     def __repr__(self) -> str:
         return f"<SampleGradient: dL/dX of {self.samples}>"
 
@@ -275,6 +288,7 @@ class Rollout:
         seeds: (N,) and from which sample seed.
         samples: The N samples, in the order of the K batches; None if they could not be rendered.
         states: The K + 1 states on the way; the first alone if there were no samples.
+        replayed: (N,) bool, which samples were not rendered for it; None in an environment without `Replay`.
     """
 
     outcome: Outcome
@@ -284,12 +298,23 @@ class Rollout:
     states: list[TrainingState] = field(repr=False)
     _problem: Problem = field(repr=False)
     _ledger: Ledger = field(repr=False)
+    replayed: Tensor | None = field(repr=False, default=None)
     _paid: dict[Any, Any] = field(repr=False, default_factory=dict)
 
     @property
     def end(self) -> TrainingState:
         """The last state."""
         return self.states[-1]
+
+    @property
+    def drawn_at(self) -> Tensor:
+        """(N, d) betas from whose distribution each sample is a draw, for scores.
+
+        What it was made with; but for a replayed sample that of the step, since it was chosen by its density there.
+        """
+        if self.replayed is None:
+            return self.betas
+        return torch.where(self.replayed[:, None], self.outcome.beta, self.betas)
 
     @own_modes()
     def sample_gradient(self, *, last_steps: int | None = None, curvature: bool = True) -> SampleGradient:
@@ -310,7 +335,7 @@ class Rollout:
         for paid in (True, curvature):  # with curvature serves without, more steps serve fewer
             found = self._paid.get(("gradient", paid))
             if found is not None and 0 < steps * problem.batch_size <= len(found):
-                return self._part(found, steps * problem.batch_size)
+                return found[slice(-steps * problem.batch_size, None)]
         differentiate = sample_gradient if curvature else sample_gradient_without_curvature
         last = self._last_adjoint()
         with problem.work(self._ledger, "gradient"):
@@ -441,7 +466,7 @@ class Rollout:
             "betas": self.betas,
             "seeds": self.seeds,
             "states": [state.state_dict() for state in self.states],
-        }  # fmt: skip
+        } | ({} if self.replayed is None else {"replayed": self.replayed})  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Rollout: {len(self.states) - 1} training steps on {len(self.betas)} samples, {self.outcome}>"
@@ -450,17 +475,6 @@ class Rollout:
         if self.samples is None or not self.outcome.ok:
             raise RuntimeError(f"a rollout that failed has no gradient: {self.outcome.status.name}")
         return self.samples.split(self._problem.batch_size)
-
-    def _part(self, gradient: SampleGradient, rows: int) -> SampleGradient:
-        last = slice(-rows, None)
-        return SampleGradient(
-            gradient.samples[last],
-            gradient.influence[last],
-            gradient.betas[last],
-            gradient.seeds[last],
-            self._problem,
-            self._ledger,
-        )
 
     def _charge(self, flops: int) -> None:
         """Count what a gradient took of the network's work."""
@@ -507,6 +521,7 @@ def roll(
     betas: Tensor,
     seeds: Tensor,
     ledger: Ledger,
+    drawn: Drawn | None = None,
     expected: tuple[Tensor, Tensor] | None = None,
 ) -> Rollout:
     """Generate, train K steps, validate.
@@ -518,26 +533,33 @@ def roll(
         betas: (N, d) within the bounds.
         seeds: (N,) int64 on the problem's device.
         ledger: Who pays, for this and for what is asked of the rollout.
+        drawn: Which samples there are already; None: none, and nothing is to be said of it.
         expected: (M, d) betas and (M,) sample seeds that will probably be asked for after this.
     """
+    replayed = None if drawn is None else drawn.replayed
     try:
         with problem.work(ledger, "generate"):
-            samples = problem.generate(betas, seeds)
+            if drawn is None or drawn.samples is None:
+                samples = problem.generate(betas, seeds)
+            else:
+                fresh = ~drawn.replayed
+                made = problem.generate(betas[fresh], seeds[fresh.to(seeds.device)], drawn.samples)
+                samples = drawn.merge(made)
             if expected is not None:
                 problem.prepare(*expected)
     except RenderError as error:
         outcome = Outcome(beta, None, Status.UNRENDERABLE, str(error))
-        return Rollout(outcome, betas, seeds, None, [start], problem, ledger)
+        return Rollout(outcome, betas, seeds, None, [start], problem, ledger, replayed)
     finally:
-        ledger.count("samples", len(betas))
+        ledger.count("samples", len(betas) - (0 if replayed is None else int(replayed.sum())))
     with problem.work(ledger, "train"), untouched(samples, f"the learner {type(problem.learner).__name__}"):
         states = train(problem.learner, problem.rule, start, samples.split(problem.batch_size))
     problem.charge_training(ledger, 1)
     outcome = problem.outcome(beta, problem.validate(states[-1], ledger), samples)
-    return Rollout(outcome, betas, seeds, samples, states, problem, ledger)
+    return Rollout(outcome, betas, seeds, samples, states, problem, ledger, replayed)
 
 
-def like_rollout(problem: Problem, state: TrainingState) -> dict[str, Any]:
+def like_rollout(problem: Problem, state: TrainingState, replay: bool) -> dict[str, Any]:
     """What the `state_dict` of a rollout of a problem looks like, given any state of training; see `copy_like`."""
     beta, n = problem.space.initial, problem.num_samples
     at = state.state_dict()
@@ -546,7 +568,7 @@ def like_rollout(problem: Problem, state: TrainingState) -> dict[str, Any]:
         "betas": beta.expand(n, -1),
         "seeds": torch.zeros(n, dtype=torch.int64, device=problem.device),
         "states": AnyOf(([at], [at] * (problem.unroll_steps + 1))),
-    }
+    } | ({"replayed": torch.zeros(n, dtype=torch.bool)} if replay else {})
 
 
 def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
@@ -570,4 +592,4 @@ def restore(problem: Problem, kept: dict[str, Any], ledger: Ledger) -> Rollout:
             samples = problem.generate(betas, seeds) if outcome.ok else None
     except RenderError as error:
         raise ValueError(f"the last rollout: its samples cannot be made again: {error}") from error
-    return Rollout(outcome, betas, seeds, samples, states, problem, ledger)
+    return Rollout(outcome, betas, seeds, samples, states, problem, ledger, kept.get("replayed"))

@@ -198,6 +198,11 @@ class BlackBox:
             raise AttributeError("no number of beta has a score: none is a number of a distribution with a density")
         return self._log_prob_score
 
+    @property
+    def handed_over(self) -> tuple[str, ...]:
+        """Names of the blocks that the renderer gets as they are."""
+        return tuple(name for name, p in self.parameters.items() if isinstance(p, Tuned))
+
     def draws(self, betas: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """What is drawn for (B, d) betas and (B,) seeds, (B, size) float64 by parameter."""
         numbers = uniforms(seeds, sum(d.numbers for d in self._distributions().values()))
@@ -214,7 +219,17 @@ class BlackBox:
         at another. What is handed over as it is has no density: it must be the same in both.
         """
         distributions = self._distributions().items()
+        if not distributions:
+            return torch.zeros(len(betas), dtype=torch.float64, device=betas.device)
         return torch.stack([d.log_density(self._own(name, d, betas), draws[name]) for name, d in distributions]).sum(0)
+
+    def score(self, betas: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        """Derivative of `log_density` by beta, (B, d) float64; NaN where there is none, see `log_prob_score`."""
+        found = torch.full_like(betas, math.nan, dtype=torch.float64)
+        for name, d in self._distributions().items():
+            for own, score in d.score(self._own(name, d, betas), draws[name]).items():
+                found[:, self.space.slice(f"{name}.{own}")] = score
+        return found
 
     def arguments(self, beta: Tensor, seed: int) -> tuple[dict[str, Value], int]:
         """What the renderer is given for one sample, to try it by hand: parameters, and a seed of its own."""
@@ -255,11 +270,7 @@ class BlackBox:
     def _log_prob_score(self, betas: Tensor, seeds: Tensor) -> Tensor:
         self.space.check_rows(betas, seeds)
         betas = betas.detach().to(seeds.device, torch.float64)
-        draws, found = self.draws(betas, seeds), torch.full_like(betas, math.nan)
-        for name, d in self._distributions().items():
-            for own, score in d.score(self._own(name, d, betas), draws[name]).items():
-                found[:, self.space.slice(f"{name}.{own}")] = score
-        return found
+        return self.score(betas, self.draws(betas, seeds))
 
     # --- Samples -----------------------------------------------------------------------------------------------------
 

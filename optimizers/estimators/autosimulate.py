@@ -63,4 +63,4 @@ class AutoSimulate:
             return None
         influence = last.newton_influence(products=self.products, damping=self.damping)
         centred = less_the_others(influence.reshape(-1, size)).flatten()
-        return size * centred[:, None] * score(last.betas, last.seeds)
+        return size * centred[:, None] * score(last.betas, last.seeds, last.drawn_at)

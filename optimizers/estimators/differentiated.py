@@ -26,12 +26,18 @@ def check_last_steps(last_steps: int | None) -> None:
 def sample_gradient(env: DataGenEnv, last_steps: int | None, curvature: bool) -> SampleGradient | None:
     """dL/dX of the last step's samples, of all or of those of its last training steps; None if there is none.
 
-    More training steps than there are stand for all.
+    More training steps than there are stand for all. Of replayed samples there is none: the same draws follow from
+    other random numbers at the present beta, and so do not move with it as they moved with the beta that they were made
+    with. Those that were rendered stand for them.
     """
     if env.last is None or not env.last.outcome.ok:
         return None
     steps = env.problem.unroll_steps
     gradient = env.last.sample_gradient(last_steps=min(last_steps or steps, steps), curvature=curvature)
+    if env.last.replayed is not None:
+        gradient = gradient[~env.last.replayed[-len(gradient) :]]
+        if not len(gradient):
+            return None
     if not gradient.norms.isfinite().all():
         logger.warning("update %d goes without a gradient: it is not finite", env.update)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,20 +77,20 @@ class ScoreInfluence:
         if last is None or not last.outcome.ok:
             return None
         n = env.problem.num_samples
-        betas, seeds = last.betas, last.seeds
+        betas, seeds, at = last.betas, last.seeds, last.drawn_at
         steps = min(self.last_steps or env.problem.unroll_steps, env.problem.unroll_steps)
         trained = last.influence(last_steps=steps)
-        betas, seeds = betas[-len(trained) :], seeds[-len(trained) :]
+        betas, seeds, at = betas[-len(trained) :], seeds[-len(trained) :], at[-len(trained) :]
         centred = less_the_others(trained.reshape(steps, -1)).flatten()
         if self.num_virtual:
             fresh = self._fresh(env)
             more = last.outcome.beta.expand(self.num_virtual, -1)
             centred = torch.cat([centred, less_the_others(last.virtual_influence(more, fresh))])
-            betas, seeds = torch.cat([betas, more]), torch.cat([seeds, fresh])
+            betas, seeds, at = torch.cat([betas, more]), torch.cat([seeds, fresh]), torch.cat([at, more])
         if self.clip < math.inf:
             bound = self.clip * centred.abs().median()
             centred = centred.clamp(-bound, bound)
-        return n * centred[:, None] * score(betas, seeds)
+        return n * centred[:, None] * score(betas, seeds, at)
 
     def _fresh(self, env: DataGenEnv, later: int = 0) -> Tensor:
         """Sample seeds of the virtual samples; the first N are the coming step's."""
@@ -97,8 +98,12 @@ class ScoreInfluence:
         return env.sample_seeds(n + self.num_virtual, later=later)[n:]
 
 
-def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor], Tensor]:
-    """The generator's d log p(x | beta) / d beta as a function of (B, d) betas and (B,) seeds, per fraction of range.
+def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The generator's d log p(x | beta) / d beta, per fraction of range.
+
+    Returns:
+        A function of the (B, d) betas and (B,) seeds that samples were made with, and the (B, d) betas to differentiate
+        at: the same, but for replayed samples.
 
     Raises:
         UnsuitableError: It has none.
@@ -109,8 +114,15 @@ def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor], Tensor]:
             f"the generator {type(env.generator).__name__} has no log_prob_score(betas, seeds), which this estimator "
             "is made of; give it one (see hgenv.Generator), or choose an estimator that needs none"
         )
+    generator: Any = env.generator
     width = env.space.high - env.space.low
-    return lambda betas, seeds: score(betas, seeds).to("cpu", torch.float64) * width
+
+    def at_any_beta(betas: Tensor, seeds: Tensor, at: Tensor) -> Tensor:
+        if torch.equal(betas, at):
+            return score(betas, seeds)
+        return generator.score(at, generator.draws(betas, seeds))
+
+    return lambda betas, seeds, at: at_any_beta(betas, seeds, at).to("cpu", torch.float64) * width
 
 
 def less_the_others(influence: Tensor) -> Tensor:
