@@ -117,7 +117,7 @@ def check_generator(make: Callable[[], Generator]) -> Iterator[Finding]:
             return make()
 
     generator, kit = make(), Kit()
-    skipped = ("test_pathwise_blocks", "test_log_prob_score")
+    skipped = ("test_pathwise_blocks", "test_log_prob_score", "test_log_density")
     yield from _kit(kit, skipped)
     blocks = ", ".join(generator.pathwise)
     if not blocks:
@@ -128,6 +128,10 @@ def check_generator(make: Callable[[], Generator]) -> Iterator[Finding]:
         yield Finding(NO, "scores", "score_influence and combined have nothing to work with; see log_prob_score")
     else:
         yield _attempt(kit.test_log_prob_score, "scores", "log_prob_score agrees with what the samples do")
+    if not hasattr(generator, "log_density"):
+        yield Finding(NO, "densities", "samples cannot be used more than once by env.replay; see hgenv.Generator")
+    else:
+        yield _attempt(kit.test_log_density, "densities", "log_density and score agree; env.replay has what it needs")
 
 
 def check_learner(make: Callable[[], Learner], samples: Samples, data: Any) -> Iterator[Finding]:

@@ -125,7 +125,7 @@ class DataGenEnv(gym.Env):
                 f"unknown render_mode {render_mode!r}; choose None or one of {self.metadata['render_modes']}"
             )
         if replay is not None and not isinstance(replay, Replay):
-            raise TypeError(f"replay must be None, or hgenv.Replay(capacity=1024, fresh=0.25), not {replay!r}")
+            raise TypeError(f"replay must be None, or hgenv.Replay(capacity=1024, fresh=0.5), not {replay!r}")
         where = choose_device(device)
         if torch.is_inference_mode_enabled():
             raise ValueError("make the environment outside of torch.inference_mode(): its data are trained on")

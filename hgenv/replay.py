@@ -54,7 +54,7 @@ class Replay:
     """
 
     capacity: int = 1024
-    fresh: float = 0.25
+    fresh: float = 0.5
 
     def __post_init__(self) -> None:
         """Check both."""
@@ -129,7 +129,9 @@ class ReplayPool:
                 "hgenv.Generator for what to give it (hgenv.generators.BlackBox has it), or leave replay out"
             )
         self.replay, self._generator = replay, generator
-        self._exact = torch.zeros(generator.space.dimension, dtype=torch.bool)  # components that are no numbers of draws
+        self._exact = torch.zeros(
+            generator.space.dimension, dtype=torch.bool
+        )  # components that are no numbers of draws
         for name in getattr(generator, "handed_over", ()):
             self._exact[generator.space.slice(name)] = True
         self.clear()
@@ -206,7 +208,8 @@ class ReplayPool:
         kept, self._group = group.unique(return_inverse=True)
         self._betas, self._density = betas[kept], density[kept, -capacity:]
         self._seeds = torch.cat([self._seeds, seeds])[-capacity:]
-        self._draws = {name: torch.cat([self._draws[name], x] if len(self._samples) else [x])[-capacity:] for name, x in draws.items()}  # fmt: skip
+        before = self._draws or {name: x[:0] for name, x in draws.items()}
+        self._draws = {name: torch.cat([before[name], x])[-capacity:] for name, x in draws.items()}
         every = [*self._samples, *(samples.map(lambda x, i=i: x[i]) for i in range(new))]  # type: ignore[misc]
         self._samples = list(islice(every, max(0, len(every) - capacity), None))
 
@@ -264,7 +267,9 @@ class ReplayPool:
         }
         kept: dict[str, Any] = copy_like(found, like, where)
         if m > self.replay.capacity:
-            raise ValueError(f"{where}: the saved state has {m} samples, and at most {self.replay.capacity} fit; {CURE}")
+            raise ValueError(
+                f"{where}: the saved state has {m} samples, and at most {self.replay.capacity} fit; {CURE}"
+            )
         if not torch.equal(kept["group"].unique(), torch.arange(n)):
             raise ValueError(f"{where}: group must name each of its {n} betas; {CURE}")
         for beta in kept["betas"]:

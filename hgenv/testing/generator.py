@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unittest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class GeneratorConformance:
 
     Attributes:
         samples: How many samples a check draws.
-        scored: How many samples the check of `log_prob_score` draws; the more, the smaller the mistakes that it sees.
+        scored: How many samples the checks of scores and densities draw; the more, the smaller the mistakes they see.
         components: How many components of each `pathwise` block it checks, evenly spread over the block; None: all.
         difference: Half the distance of the central differences that check `pathwise` blocks, as a fraction of range.
         tolerance: How far they may be from the exact derivatives, as a fraction of their size (medians over samples).
@@ -195,6 +196,54 @@ class GeneratorConformance:
             room = (0.2 / direction.abs()[inside]).min()
             move = min(SHIFT / float(along.std().clamp(min=1e-12)), float(room))
             self._check_expectation(generator, center, move * direction, here, move * along, block.name)
+
+    def test_log_density(self) -> None:
+        """The density of draws is normalized alike at all betas, and the score is the derivative of its logarithm."""
+        made: Any = self.make()
+        space: DecisionSpace = made.space
+        if not hasattr(made, "log_density"):
+            raise unittest.SkipTest("the generator declares no densities")
+        beta = space.project(space.denormalize(space.normalize(self._inputs(space)[0][0]) / 2 + 0.25))
+        betas, seeds = beta.expand(2 * self.scored, -1), torch.arange(2 * self.scored)
+        draws = made.draws(betas, seeds)
+        for name, x in draws.items():
+            assert len(x) == len(seeds), f"draws gave {name!r} as {tuple(x.shape)}; a row for each seed is needed"
+        here, score = made.log_density(betas, draws), made.score(betas, draws)
+        assert (here.shape, here.dtype) == (seeds.shape, torch.float64), (
+            f"log_density gave {tuple(here.shape)} {here.dtype}; {tuple(seeds.shape)} float64 is needed"
+        )
+        assert here.isfinite().all(), "log_density is not finite at the beta that made the draws"
+        if hasattr(made, "log_prob_score"):
+            assert torch.equal(score.nan_to_num(), made.log_prob_score(betas, seeds).nan_to_num()), (
+                "score and log_prob_score differ at the beta that made the draws"
+            )
+        known = ~score.isnan().any(0)
+        for name in getattr(made, "handed_over", ()):
+            assert not known[space.slice(name)].any(), f"{name!r} is handed over as it is, but has a score"
+        if not known.any():
+            raise unittest.SkipTest("no component of beta has a score")
+        direction = torch.zeros(space.dimension, dtype=torch.float64)
+        draw = torch.Generator().manual_seed(6)
+        direction[known] = torch.randn(int(known.sum()), generator=draw, dtype=torch.float64)
+        for block in (block for block in space.blocks if block.simplex):
+            direction[space.slice(block.name)] -= direction[space.slice(block.name)].mean()
+        direction *= known * (space.high - space.low)
+        along = score.nan_to_num() @ direction
+        step = 1e-5 * direction
+        ahead, behind = (made.log_density(betas + sign * step, draws) for sign in (1, -1))
+        error = ((ahead - behind) / 2e-5 - along).abs() / (1 + along.abs())
+        assert error.max() < 1e-3, (
+            f"score is no derivative of log_density: along a line they are {float(error.max()):.3g} apart"
+        )
+        # As far as makes the logarithm of the ratio differ by SHIFT, and stays within the bounds.
+        room = float((0.2 * (space.high - space.low) / direction.abs())[known].min())
+        other = beta + min(SHIFT / float(along.std().clamp(min=1e-12)), room) * direction
+        ratio = (made.log_density(other.expand(len(seeds), -1), draws) - here).exp()
+        gap, noise = float(ratio.mean() - 1), float(ratio.std()) / math.sqrt(len(seeds))
+        assert abs(gap) <= 5 * noise + 1e-9, (
+            f"the mean ratio of densities at two betas is {1 + gap:.4g}, {abs(gap) / noise:.1f} standard errors off 1: "
+            "log_density must be that of all draws, with what normalizes it"
+        )
 
     @staticmethod
     def _features(generator: Generator, normalized: Tensor, seeds: Tensor) -> Tensor:
