@@ -326,6 +326,7 @@ def test_it_goes_on_with_the_same_bits(name: str) -> None:
     """Through a file, and the samples are made again at nobody's expense."""
     env, fresh = cloud(), cloud()
     optimizer, again = (REGISTRY[name](env.space, seed=0) for _ in range(2))
+    replayed = 0
     for _ in range(7):
         optimizer.update(env)
     kept = through_file({"env": env.state_dict(), "optimizer": optimizer.state_dict()})
@@ -336,9 +337,10 @@ def test_it_goes_on_with_the_same_bits(name: str) -> None:
     for _ in range(4):
         optimizer.update(env)
         again.update(fresh)
-    assert env.last is not None
-    assert env.last.replayed is not None
-    assert env.last.replayed.any(), "it was tried"
+        assert fresh.last is not None
+        assert fresh.last.replayed is not None
+        replayed += int(fresh.last.replayed.sum())
+    assert replayed >= 24
     assert fresh.ledger.counts == env.ledger.counts
     assert bits(fresh.state_dict()) == bits(env.state_dict())
     assert bits(again.state_dict()) == bits(optimizer.state_dict())

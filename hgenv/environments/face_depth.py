@@ -68,7 +68,7 @@ class FaceDepthEnv(DataGenEnv):
     | rule | how the network is trained | `SGD(0.02, 0.9, decay_steps=100)` |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
-    | device, threads, prober, cuda_graphs, render_mode | see `DataGenEnv` | |
+    | device, threads, prober, cuda_graphs, replay, render_mode | see `DataGenEnv` | |
 
     Heads of your own are a pair, to validate and to test on, that `hgenv.datasets.heads.render` made at the network's
     size. All are renders, not photos.

@@ -58,7 +58,7 @@ class ShapeNormalsEnv(DataGenEnv):
     | rule | how the network is trained | `SGD(0.05, 0.9, decay_steps=100)` |
     | unroll_steps, batch_size | K, and samples of each of the K steps | 2, 32 |
     | max_updates | length of the episode | 1000 |
-    | device, threads, prober, cuda_graphs, render_mode | see `DataGenEnv` | |
+    | device, threads, prober, cuda_graphs, replay, render_mode | see `DataGenEnv` | |
 
     Photos of your own are a pair, to validate and to test on, that `hgenv.datasets.prepare` made at the network's size.
 

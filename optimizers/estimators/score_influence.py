@@ -32,6 +32,9 @@ class ScoreInfluence:
     jump. Samples need not be trained on to tell: *virtual* ones are rendered at the same beta, and two forward passes
     at the weights of the last training step give their influence there.
 
+    Replayed samples (`hgenv.Replay`) have the score of their draws at the present beta. Their influence is that on a
+    network which has seen them before, and so somewhat too small.
+
     Components whose draws have no score (`Generator.log_prob_score`) are NaN.
 
     Attributes:
