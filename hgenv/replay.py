@@ -14,7 +14,7 @@ so that whoever trains on the samples needs none.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self
@@ -47,7 +47,9 @@ class Replay:
 
     Attributes:
         capacity: How many samples are kept; in memory, where training is.
-        fresh: Share of a step's samples that are rendered in any case; one sample is at least.
+        fresh: Share of a step's samples that are rendered in any case; one sample is at least. The less, the more a
+            network learns its samples by heart, and the less it says about new ones: a quarter did harm where a half
+            paid (docs/black-box.md).
 
     Raises:
         ValueError: The capacity is not positive, or the share not above 0 and at most 1.
@@ -196,14 +198,18 @@ class ReplayPool:
         """
         capacity = self.replay.capacity
         seeds, samples = seeds[-capacity:].cpu(), samples[slice(-capacity, None)]
-        new, betas = len(seeds), torch.cat([self._betas, beta[None]])
-        draws = self._drawn(beta.expand(new, -1), seeds)
+        new, known = len(seeds), len(self) > 0 and torch.equal(self._betas[-1], beta)
+        betas = self._betas if known else torch.cat([self._betas, beta[None]])
         own = beta.expand(new, -1)
-        # Their density at all betas, and that of the others at this one.
+        draws = self._drawn(own, seeds)
+        density = self._density
+        if not known:  # that of the others at this beta
+            row = self._log_density(beta.expand(len(self), -1), self._draws, self._betas[self._group])
+            density = torch.cat([density, row[None]])
+        # Their own at all betas.
         each = {name: x.repeat(len(betas), *[1] * (x.dim() - 1)) for name, x in draws.items()}
         columns = self._log_density(betas.repeat_interleave(new, 0), each, own.repeat(len(betas), 1))
-        row = self._log_density(beta.expand(len(self), -1), self._draws, self._betas[self._group])
-        density = torch.cat([torch.cat([self._density, row[None]]), columns.reshape(len(betas), new)], 1)
+        density = torch.cat([density, columns.reshape(len(betas), new)], 1)
         group = torch.cat([self._group, torch.full((new,), len(betas) - 1)])[-capacity:]
         kept, self._group = group.unique(return_inverse=True)
         self._betas, self._density = betas[kept], density[kept, -capacity:]
@@ -217,7 +223,7 @@ class ReplayPool:
         """What `restored` makes it of. Samples are not in it: seeds and betas are their names."""
         return {"betas": self._betas, "group": self._group, "seeds": self._seeds, "density": self._density}
 
-    def restored(self, kept: dict[str, Any], make: Any) -> ReplayPool:
+    def restored(self, kept: dict[str, Any], make: Callable[[Tensor, Tensor], Any]) -> ReplayPool:
         """A pool of this kind from a `state_dict` that `check` has copied; its samples are made again.
 
         Args:
