@@ -1,6 +1,7 @@
 """What a generator and a learner of one's own can do, in words.
 
     hgenv check my_package:generator my_package:learner
+    hgenv check mine.yaml
 
 Names say where they are: a module, and what is in it. It may be the thing itself, or a class or function that makes it
 without arguments. Any of these, in any order:
@@ -10,22 +11,27 @@ without arguments. Any of these, in any order:
 - held-out data (`hgenv.SampleData`, or `hgenv.datasets.Folder`): what the learner is tried on, where there are some;
   samples of the generator serve otherwise
 
+Or the file of `hgenv tune`, which names all three.
+
 A line begins with `ok` (as it must be), `yes` or `no` (something that it may or may not be able to do), or `BROKEN`
 (figures would be wrong, or a run would end). The exit status is 1 if something is broken, 2 if a name leads nowhere.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hgenv.datasets import Folder
 from hgenv.device import own_modes
+from hgenv.environments import own
 from hgenv.learning import SGD, Learner, influence, train, training_loss
 from hgenv.learning.rules import Weights
 from hgenv.learning.unroll import adjoint_step
@@ -33,6 +39,9 @@ from hgenv.named import NamedError, look_up, said
 from hgenv.problem import Generator, PartError, SampleData
 from hgenv.samples import Samples
 from hgenv.testing import GeneratorConformance, LearnerConformance
+
+from . import tune
+from .config import USER_ERRORS
 
 ROWS = 4  # samples that a learner is tried on
 SCORED = 100  # samples that scores are checked with; renders may be slow
@@ -296,6 +305,27 @@ def _takes_doubles(learner: Learner, samples: Samples) -> bool:
         return False
 
 
+def of_experiment(path: Path) -> list[Named]:
+    """The parts in a file of `hgenv tune`, whose folder is where names and files are looked for from now on.
+
+    Raises:
+        PartError: One of them cannot be made.
+        RunError: It is no such file.
+    """
+    said = tune.read(path).said
+    folder = path.absolute().parent
+    os.chdir(folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    held = own.make_data(said["data"])
+    makes: dict[str, Callable[[], Any]] = {
+        "generator": lambda: own.make_generator(said["generator"], type(held.validation.samples)),
+        "learner": lambda: own.make_learner(said["learner"], held),
+        "data": lambda: held.validation,
+    }
+    return [Named(f"{path.name}, {part}", make(), make) for part, make in makes.items()]
+
+
 def check(names: Sequence[str]) -> Iterator[str | Finding]:
     """Headings and findings on all that is named.
 
@@ -303,9 +333,11 @@ def check(names: Sequence[str]) -> Iterator[str | Finding]:
         CheckError: A name leads nowhere, or there is nothing to try a learner on.
     """
     found: dict[str, Named] = {}
-    for name in names:
-        named = find(name)
-        kind = _kind(named.thing)
+    files = [name for name in names if name.endswith((".yaml", ".yml"))]
+    if files and len(names) > 1:
+        raise CheckError(f"{files[0]}: a file of hgenv tune names all parts; give it alone")
+    for named in of_experiment(Path(files[0])) if files else map(find, names):
+        name, kind = named.name, _kind(named.thing)
         if not kind:
             raise CheckError(
                 f"{name}: {type(named.thing).__name__} is neither a generator (space, and a call), nor a learner "
@@ -354,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in check(words):
             print(line, flush=True)
             broken += isinstance(line, Finding) and line.verdict == BROKEN
-    except CheckError as error:
+    except (CheckError, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{broken} broken: see the lines above" if broken else "nothing is broken")

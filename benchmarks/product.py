@@ -42,7 +42,8 @@ RESAMPLED, LEAST = 1000, 50  # bootstrap resamples, and how many there are whate
 PATIENCE = 20.0  # seconds for all of them
 WINDOW = 0.1  # share of what was spent, over which validation is averaged
 REPEATED = (3, 16)  # how often a parameter is put back: at least, at most
-SHARE, ENOUGH = 0.1, 60.0  # of the run's wall time that this may take, and seconds that it may take in any case
+SHARE, ENOUGH = 0.1, 120.0  # of the run's wall time that this may take, and seconds that it may take in any case
+NEAR = 1e-3  # of its range: what is nearer to a bound is at it
 MOVED = 0.005  # of its range: what moved less is not looked at
 
 
@@ -114,7 +115,8 @@ def best(env: DataGenEnv, beta: Sequence[float], generator: Any, back: str) -> s
         return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
     return (
-        f"# To be pasted into your generator.\n{text({'parameters': parameters})}\n# For `hgenv sample`.\n{text(kept)}"
+        f"# To be pasted into your generator.\n{text({'parameters': parameters})}\n"
+        f"# For `hgenv sample`; `folder` is the way from this file to your generator.\n{text(kept)}"
     )
 
 
@@ -160,21 +162,25 @@ class Figures:
     gain_interval: tuple[float, float] | None = None
 
 
-def compared(env: DataGenEnv, states: Sequence[Any], data: Any, metric: Metric) -> Figures:
+def compared(env: DataGenEnv, states: Sequence[Any], data: Any, metric: Metric | None) -> Figures:
     """A metric of networks on the same data.
 
     Args:
         env: The environment.
         states: Of training, as `env.state`.
         data: To score on.
-        metric: Which.
+        metric: Which; None for the loss that is minimized.
     """
     task, outputs = env.task, []
+
+    def score(output: Any, held: Any) -> float:
+        return float(task.validation_loss(output, held) if metric is None else task.score(output, held)[metric.name])
+
     with torch.no_grad():
         for state in states:
             outputs.append(env.learner.output({name: w.clone() for name, w in state.weights.items()}, data.samples))
-    values = [float(task.score(output, data)[metric.name]) for output in outputs]
-    sign = 1 if metric.direction == "max" else -1
+    values = [score(output, data) for output in outputs]
+    sign = 1 if metric is not None and metric.direction == "max" else -1
     gain = sign * (values[-1] - values[0]) if len(values) > 1 else None
     count = len(data.samples)
     if type(data) is not SampleData or count < 2 or not all(isinstance(output, Tensor) for output in outputs):
@@ -183,7 +189,7 @@ def compared(env: DataGenEnv, states: Sequence[Any], data: Any, metric: Metric) 
     while len(drawn) < RESAMPLED and (len(drawn) < LEAST or time.monotonic() - begun < PATIENCE):
         rows = torch.from_numpy(random.integers(count, size=count)).to(env.device)
         some = SampleData(data.samples[rows], data.label)
-        drawn.append([float(task.score(output[rows], some)[metric.name]) for output in outputs])
+        drawn.append([score(output[rows], some) for output in outputs])
     table = np.array(drawn)
 
     def interval(column: NDArray[np.float64]) -> tuple[float, float]:
@@ -241,7 +247,7 @@ def mattered(env: DataGenEnv, beta: Tensor, seconds: float) -> list[Mattered] | 
             passed = time.monotonic() - begun
             needed = passed / max(made, 1) * (len(tried) + 1) * REPEATED[0]
             if made >= 2 and repeat < REPEATED[0] and needed > seconds:
-                return f"it would take {needed:.0f} seconds, and a tenth of the run's time is {seconds:.0f}"
+                return f"it would take {needed:.0f} seconds, more than a tenth of the run and two minutes"
             if repeat >= REPEATED[0] and passed > seconds:
                 break
             loss = env.rollout(other, seeds=seeds).outcome.loss
@@ -294,7 +300,7 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
     beta = env.space.project(env.space.initial.new_tensor(taken.beta))
     metric = env.task.metrics[0]
     data = {"validation": env.validation, "test": env.test}
-    scores = {name: compared(env, states, held, metric) for name, held in data.items()}
+    scores = {(name, m): compared(env, states, held, m) for m in (metric, None) for name, held in data.items()}
     print("page: finds out which parameters mattered", flush=True)
     seconds = SHARE * _wall_seconds(folders[0])
     effects = mattered(env, beta, max(ENOUGH, seconds))
@@ -305,7 +311,7 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
     initial = env.space.project(env.space.initial)
     context = {
         "title": out.name,
-        "verdict": verdict(scores["test"], metric, len(env.test.samples)),
+        "verdict": verdict(scores["test", metric], scores["test", None], metric, len(env.test.samples)),
         "metric": metric,
         "scores": scores,
         "names": names,
@@ -314,7 +320,9 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
         "budget": f"{tuned.budget.amount:g} {tuned.budget.unit}",
         "optimizer": tuned.optimizer,
         "share": taken.share,
+        "untaught": untaught(runs),
         "curves": curves.base64,
+        "photos": None if (photos := pictures.validation_images(env)) is None else _embedded(photos),
         "galleries": _galleries(env, {"before": initial, "after": beta}),
         "errors": [
             (name, _embedded(picture), picture)
@@ -333,24 +341,50 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
         loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=jinja2.StrictUndefined
     )
     files.write(out / PAGE, templates.get_template("product.html").render(context))
-    print(context["verdict"], flush=True)
+    for words in (context["verdict"], context["untaught"]):
+        if words:
+            print(words, flush=True)
 
 
-def verdict(scores: Figures, metric: Metric, count: int) -> str:
-    """What tuning did to the error on test data, in words."""
+def verdict(scores: Figures, losses: Figures, metric: Metric, count: int) -> str:
+    """What tuning did on test data, in words."""
     value = f"{scores.values[-1]:.4g}"
     if scores.gain is None:
         return f"On {count} test samples, {metric.title} is {value}. There is no run without tuning to compare with."
     words = f"On {count} test samples, {metric.title} is {value}; it was {scores.values[0]:.4g} without tuning."
     if scores.gain_interval is None:
         return words
+    if losses.gain_interval is not None:
+        clear = "clearly " if losses.gain_interval[0] > 0 or losses.gain_interval[1] < 0 else ""
+        way = "lower" if losses.values[-1] < losses.values[0] else "higher"
+        words += f" The loss is {losses.values[-1]:.3g}, {clear}{way} than the {losses.values[0]:.3g} without."
     low, high = scores.gain_interval
     span = f"{scores.gain:+.3g}, 95 % interval over the samples {low:+.3g} to {high:+.3g}"
     if low > 0:
-        return f"{words} Tuning helped: the gain is {span}."
+        return f"{words} Tuning helped: {metric.title} gained {span}."
     if high < 0:
-        return f"{words} Tuning made it worse: the gain is {span}."
-    return f"{words} That is no clear difference: the gain is {span}."
+        return f"{words} Tuning made it worse: {metric.title} gained {span}."
+    return f"{words} Of {metric.title} the difference is not clear: {span}."
+
+
+def untaught(runs: Sequence[Run]) -> str:
+    """That a network has not learned what its photos ask for, in words; empty if it has.
+
+    A network that is no better than before any training says nothing about parameters.
+    """
+    for run in runs:
+        late = run.loss[run.last_tenth]
+        before, after = (
+            float(run.loss[0]),
+            float(late[np.isfinite(late)].mean()) if np.isfinite(late).any() else math.nan,
+        )
+        if not after < before:
+            return (
+                f"Beware: the network of {run.optimizer} has not learned. Its validation loss is {after:.3g}; before "
+                f"any training it was {before:.3g}. Lower the learning rate, train longer, or make samples more "
+                "like the photos. Until then, parameters are tuned on noise."
+            )
+    return ""
 
 
 def _wall_seconds(folder: Path) -> float:
@@ -412,4 +446,21 @@ def _rows(
         numbers = [f"{x:.3g}" for x in values.tolist()]
         return ", ".join(numbers) if len(numbers) <= SHOWN else f"{', '.join(numbers[:SHOWN])}, ... ({len(numbers)})"
 
-    return [(b.name, b.unit, said(before[b.name]), said(after[b.name]), b.meaning) for b in blocks]
+    def bound(b: Block) -> str:
+        ends = [
+            x
+            for x, low, high in zip(after[b.name].tolist(), b.low, b.high, strict=True)
+            if not b.simplex and min(x - low, high - x) < NEAR * (high - low)
+        ]
+        return " (at its bound)" if ends else ""
+
+    return [
+        (
+            b.name,
+            "" if b.unit == "1" else b.unit,
+            said(before[b.name]),
+            said(after[b.name]) + bound(b),
+            "" if b.meaning == b.name else b.meaning,
+        )
+        for b in blocks
+    ]

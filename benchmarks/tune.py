@@ -7,13 +7,14 @@ The file names a generator, a network and photos (`hgenv.environments.own.OwnEnv
     generator: {function: draw:render, parameters: parameters.yaml, workers: 2}   # or my_module:generator
     learner: {network: net:network}                                               # or my_module:learner
     data: {layout: classes, folder: photos, size: 32}                             # or my_module:photos
-    training: {batch_size: 32, unroll_steps: 2, rule: {learning_rate: 0.05}}      # and whatever DataGenEnv takes
+    training: {batch_size: 32, unroll_steps: 2, rule: {name: sgd, learning_rate: 0.05, momentum: 0.9}}
     budget: {amount: 600, unit: total_seconds}                                    # of a run
     optimizer: auto                           # or a name, or {name: credit_gradient, period: 4, ...}
     baseline: true                            # whether to train at the initial beta, too, under the same budget
     seed: 0
 
-Names and files are looked for beside the file. The first three are needed; the others have the values above.
+Names and files are looked for beside the file. The first three are needed; the others have the values above. `rule` may
+be sgd, adam or adamw. `training` takes what `hgenv.DataGenEnv` takes. The baseline takes as long again as tuning.
 
 `auto` measures what a sample and a training step cost here, and says which optimizer it takes, and why.
 
@@ -46,8 +47,9 @@ from hgenv.optimizers import REGISTRY
 
 from . import config, files, product, records, studies
 from .config import Interrupted, RunError, Settings, make_environment, plainly
-from .defaults import meant
+from .defaults import TARGET, meant
 from .mistakes import no_setting
+from .records import RecordError
 from .run import run
 
 PARTS = ("generator", "learner", "data")  # that an environment is made of
@@ -60,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "threads": 1,
 }
+RULES = {"sgd": "hgenv.SGD", "adam": "hgenv.Adam", "adamw": "hgenv.AdamW"}
 AUTO, BASELINE = "auto", "fixed"
 CHOSEN = "optimizer.yaml"  # what `auto` has chosen, beside the runs: a second measurement might say otherwise
 ENDLESS = 1_000_000_000  # updates: a budget ends the run
@@ -103,6 +106,11 @@ class Experiment:
         node = config.compose([f"optimizer={optimizer['name']}"]).identity["optimizer"] | rest
         env = {"id": ID, "label": self.name, "max_updates": ENDLESS} | {part: said[part] for part in PARTS}
         env |= said["training"]
+        if isinstance(rule := env.get("rule"), dict) and "name" in rule:
+            kind = RULES.get(rule["name"])
+            if kind is None:
+                raise RunError(f"{self.path}: training: rule: name must be one of {', '.join(RULES)}")
+            env["rule"] = {TARGET: kind} | {key: value for key, value in rule.items() if key != "name"}
         asked = {"env": env, "optimizer": node, "budget": said["budget"], "study": self.name, "seed": said["seed"]}
         where = usual.where | {name: said[name] for name in ("device", "threads")}
         found = Settings(config.complete(asked), where, Path("runs"), usual.checkpoint_seconds)
@@ -201,10 +209,12 @@ def choose(env: DataGenEnv, sample: float, step: float) -> Choice:
         settings = {"estimator": {"num_virtual": 0}}
         return Choice("score_influence", settings, f"{prices}: {how}, so that nothing is rendered besides")
     some = ", ".join(unknown[:3]) + ", ..." * (len(unknown) > 3)
-    how = f"for {some} there are neither derivatives nor scores, so that samples at other betas have to tell"
+    how = (
+        f"of {some} there is no distribution whose scores would say how to move them, so other values have to be tried"
+    )
     if 2 * share <= CHEAP:
-        return Choice("hybrid_gradient", {}, f"{prices}: {how}; two more for each cost little")
-    return Choice("credit_gradient", {}, f"{prices}: {how}, and those that are trained on do")
+        return Choice("hybrid_gradient", {}, f"{prices}: {how}; two more samples for each cost little")
+    return Choice("credit_gradient", {}, f"{prices}: {how}, which it does with the samples that are trained on")
 
 
 def measured(env: DataGenEnv, seed: int) -> tuple[float, float]:
@@ -234,7 +244,7 @@ def _chosen(experiment: Experiment) -> dict[str, Any]:
         if not isinstance(kept, dict) or kept.get("name") not in REGISTRY:
             raise RunError(f"{path}: damaged; delete it, and auto chooses again")
     else:
-        print("optimizer: auto measures what samples and training steps cost", flush=True)
+        print("optimizer: auto measures what a sample and a training step cost", flush=True)
         env = make_environment(experiment.settings({"name": BASELINE}).record)
         try:
             choice = choose(env, *measured(env, experiment.said["seed"]))
@@ -259,11 +269,16 @@ def tune(experiment: Experiment) -> Path:
         RunError: It cannot be done; what was done is kept.
         Interrupted: It was stopped from outside; `best.yaml` has the parameters so far.
     """
+    print(f"results: {Path.cwd() / experiment.folder}", flush=True)
     tuned = experiment.settings(_chosen(experiment))
     command = shlex.join(["hgenv", "tune", str(experiment.path.name)])
     out = experiment.folder
     try:
         folders = [run(tuned, command)]
+    except RecordError as error:
+        raise RunError(
+            str(error).replace("use another study (study=<name>)", "copy the file to another name")
+        ) from error
     except Interrupted:
         if (tuned.folder / records.ROWS).is_file():
             env = make_environment(tuned.record)
@@ -276,7 +291,7 @@ def tune(experiment: Experiment) -> Path:
         write_best(experiment, env, tuned.folder)
         print(f"parameters: {out / product.BEST}", flush=True)
         if experiment.said["baseline"] and tuned.identity["optimizer"]["label"] != BASELINE:
-            print("baseline: the same, at the initial beta", flush=True)
+            print("baseline: the same at the initial parameters; it takes as long again", flush=True)
             folders.append(run(experiment.settings({"name": BASELINE}), command))
         product.write(out, env, folders, experiment.path.name)
     finally:

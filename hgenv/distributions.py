@@ -677,6 +677,8 @@ def load_parameters(path: str | Path) -> dict[str, Distribution | Tuned]:
 
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: cannot be read, there is no such file in {Path.cwd()}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     try:

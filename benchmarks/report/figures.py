@@ -38,6 +38,7 @@ CLOCKS = {"total_seconds": "CPU + GPU time (s)", "gpu_seconds": "GPU time (s)", 
 LIMIT = 300 * 1024  # bytes of a file: reports are kept in repositories
 WIDTH, DPI = 1800, 200  # pixels across, and how large letters are in them
 SMALLER = (200, 180, 160, 140, 120, 100)  # DPI of curves: the first that keeps the limit
+FLAT = 1e-6  # share of a figure that is rounding
 WINDOW = 16  # of the 400 moments of a curve: single updates scatter more than optimizers differ
 PANELS = 3  # beside each other
 TILES = {1: 4, 2: 4, 3: 3}  # samples in a row of a picture, by the number of environments beside each other
@@ -109,6 +110,7 @@ def curves(groups: Sequence[Group], title: Callable[[Sequence[Run]], str]) -> Ca
             axis.set_xlim(0, max(curve.get_xdata()[-1] for curve in axis.get_lines()) * 1.01 or 1)
             axis.grid(alpha=0.3, lw=0.5)
             axis.tick_params(labelsize=8)
+            axis.ticklabel_format(axis="y", useOffset=False)
             if row == 0:
                 axis.set_title(title(runs), fontsize=9)
             else:
@@ -215,7 +217,7 @@ def _limits(shown: Sequence[NDArray[Any]], direction: str) -> tuple[float, float
     usual = float(np.median([np.median(line[len(line) // 2 :]) for line in lines]))
     best = min(*(line.min() for line in lines), *(values[:, -1].min() for values in seeds))
     worst = max(usual, *(values[:, -1].max() for values in seeds))
-    room = (worst - best) or abs(best) or 1.0
+    room = worst - best if worst - best > FLAT * abs(best) else abs(best) or 1.0  # no rounding drawn as steps
     low, high = sorted((sign * (best - 0.1 * room), sign * (worst + 0.25 * room)))
     return float(low), float(high)
 

@@ -22,7 +22,7 @@ from ..generators import BlackBox
 from ..learning import Learner, ModuleLearner
 from ..learning.rules import SGD, Rule
 from ..named import NamedError, look_up, said
-from ..problem import Data, Generator
+from ..problem import Data, Generator, PartError
 from ..samples import Samples
 from ..tasks import (
     ClassificationTask,
@@ -179,8 +179,14 @@ def make_learner(given: Any, held: HeldOut) -> Learner:
         module = look_up(rest.pop("network"))
         if isinstance(module, type) and issubclass(module, nn.Module):
             module = _Seedless(module)
-        task = make_task(rest.pop("task", None), held)
-        found = _called(ModuleLearner, rest, "learner", "network", module, task, held.validation.samples)
+        task, samples = make_task(rest.pop("task", None), held), held.validation.samples
+        try:
+            found = _called(ModuleLearner, rest, "learner", "network", module, task, samples)
+        except NamedError:
+            raise
+        except PartError as error:
+            grey = "; data of a layout are grey with channels: 1" if isinstance(error.__cause__, RuntimeError) else ""
+            raise PartError(f"{error} (it was tried on photos, {samples}{grey})") from error
     elif isinstance(given, str):
         found = _made(given, "learner", lambda x: not isinstance(x, type) and hasattr(x, "initial_weights"))
     if not hasattr(found, "initial_weights"):

@@ -164,9 +164,9 @@ class BlackBox:
             else:
                 spent_elsewhere(self.seconds_per_sample * len(keys))
         answers = [made[key] for key in keys]
-        for answer, task, seed in zip(answers, tasks, seeds.tolist(), strict=True):
+        for answer, task in zip(answers, tasks, strict=True):
             if isinstance(answer, Failed):
-                words = f"{self._who} failed at the sample of seed {seed}: {answer.words}; {self._again(task)}"
+                words = f"{self._who} failed at a sample: {answer.words}; {self._again(task)}"
                 raise SamplesError(words) if answer.hopeless else RenderError(words)
         rows = [self._checked(answer, task) for answer, task in zip(answers, tasks, strict=True)]
         columns = [torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._names]

@@ -41,6 +41,9 @@ CURES = Cures(
 Task = tuple[dict[str, Any], int]  # parameters and seed
 
 
+RECORD = "; another kind of samples is BlackBox(..., samples=...), such as hgenv.LabelledImages"
+
+
 @dataclass(frozen=True)
 class Made:
     """A sample.
@@ -184,9 +187,11 @@ def samples_arrays(found: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise Unusable(f"it made {type(found).__name__}; needed is a dictionary of arrays: {', '.join(names)}")
     if missing := [name for name in names if name not in found]:
         made = ", ".join(map(str, found))
-        raise Unusable(f"it made no {missing[0]!r}; needed are {', '.join(names)}; it made {made or 'nothing'}")
+        raise Unusable(f"it made no {missing[0]!r}; needed are {', '.join(names)}; it made {made or 'nothing'}{RECORD}")
     if unknown := [str(name) for name in found if name not in names]:
-        raise Unusable(f"it made {unknown[0]!r}, which nobody asked for; needed are {', '.join(names)} and no more")
+        raise Unusable(
+            f"it made {unknown[0]!r}, which nobody asked for; needed are {', '.join(names)} and no more{RECORD}"
+        )
     arrays = {}
     for name in names:
         try:

@@ -151,8 +151,16 @@ class ModuleLearner:
 
     def _call(self, tensors: Weights, given: list[Tensor]) -> Any:
         # Attention's own kernels have no second derivatives, and on a CPU no formula to be counted by.
-        with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(self.module, tensors, tuple(given))
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                return functional_call(self.module, tensors, tuple(given))
+        except RuntimeError as error:
+            shapes = {name: tuple(x.shape[1:]) for name, x in zip(self.inputs, given, strict=True)}
+            usual = {name: tuple(getattr(self._example, name).shape[1:]) for name in self.inputs}
+            if shapes == usual:
+                raise
+            words = str(error).partition("\n")[0]
+            raise PartError(f"{self._who} was given {shapes}, and its example is {usual}: {words}") from error
 
     def _input(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         x = x.to(dtype) if x.is_floating_point() else x

@@ -252,7 +252,7 @@ class GeneratorConformance:
             samples = generator(generator.space.denormalize(normalized).expand(len(seeds), -1), seeds)
             numbers = [x.to(torch.float64) for x in samples.tensors]
             maps = [x for x in numbers if x.dim() == 4 and x.shape[2:] == numbers[0].shape[2:]]
-            found = [x.flatten(1) for x in numbers if not any(x is known for known in maps)]
+            found = [x.reshape(len(x), -1) for x in numbers if not any(x is known for known in maps)]
             if maps:
                 found += [torch.nn.functional.adaptive_avg_pool2d(x, COARSE).flatten(1) for x in maps]
                 fields = torch.cat(maps, 1).flatten(2)

@@ -191,3 +191,50 @@ def test_it_is_a_command(capsys):
     assert "hgenv check my_package:generator my_package:learner" in capsys.readouterr().out
     assert command(["check", "mine:generator"]) == 0
     assert "nothing is broken" in capsys.readouterr().out
+
+
+CLASSIFIER = """
+generator:
+  function: even_render:render
+  parameters: {light: {distribution: normal, mean: {low: 0.0, high: 1.0, initial: 0.1}, spread: 0.1}}
+  workers: 1
+learner: {network: "even_net:network"}
+data: even_net:photos
+"""
+RENDER = """
+import numpy as np
+
+def render(parameters, seed):
+    image = np.random.default_rng(seed).random((1, 6, 6), np.float32) + np.float32(parameters["light"])
+    return {"image": image, "label": seed % 2}
+"""
+NETWORK = """
+import torch
+from torch import nn
+from hgenv import LabelledImages, SampleData
+from hgenv.datasets import Folder
+
+def network(seed):
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+
+def photos():
+    data = SampleData(LabelledImages(torch.rand(8, 1, 6, 6), torch.arange(8) % 2), "random")
+    return Folder(data, data, ("even", "odd"))
+"""
+
+
+def test_the_file_of_hgenv_tune_names_all_parts(tmp_path, monkeypatch, capsys):
+    for name, text in (("mine.yaml", CLASSIFIER), ("even_render.py", RENDER), ("even_net.py", NETWORK)):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)  # to come back
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    status = main([str(tmp_path / "mine.yaml")])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert "mine.yaml, generator: the generator BlackBox" in said
+    assert "yes     scores" in said
+    assert main(["mine.yaml", "mine:other"]) == 2
+    assert "give it alone" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text(CLASSIFIER.replace("even_net:photos", "even_net:nowhere"))
+    assert main(["mine.yaml"]) == 2
+    assert "there is no 'nowhere' in it" in capsys.readouterr().err

@@ -76,7 +76,7 @@ SPEC = {
     },
     "learner": {"network": "mine:Net"},
     "data": "mine:photos",
-    "training": {"batch_size": 4},
+    "training": {"batch_size": 4, "rule": {"name": "adam", "learning_rate": 0.01}},
     "budget": {"amount": 6, "unit": "updates"},
 }
 
@@ -122,6 +122,7 @@ def test_one_file_gives_parameters_a_network_a_page_and_a_data_set(folder, capsy
     assert "On 20 test samples, accuracy (%) is" in page
     assert page.count("data:image/png;base64,") >= 5  # curves, samples and predictions before and after
     assert "light.mean" in page
+    assert "photos</b> that parameters were tuned on" in page
     # A second time there is nothing to do, and `auto` stays with what it chose.
     assert main([path]) == 0
     assert "nothing to do" in capsys.readouterr().out
@@ -176,6 +177,7 @@ def test_what_is_stopped_goes_on(folder, capsys, monkeypatch):
         ({"optimizer": "score_influense"}, "did you mean score_influence?"),
         ({"optimizer": {"name": "fixed", "speed": 3}}, "has no setting 'speed'"),
         ({"optimizer": 3}, "optimizer must be auto, or have the name of one"),
+        ({"training": {"rule": {"name": "adan"}}}, "rule: name must be one of sgd, adam, adamw"),
         ({"baseline": "no"}, "baseline must be true or false, not 'no'"),
         ({"seed": "x"}, "seed must be a whole number"),
         ({"data": "mine:nowhere"}, "there is no 'nowhere' in it"),
@@ -251,7 +253,7 @@ def test_auto_chooses_by_what_is_known_and_by_price(generator, sample_seconds, n
     assert choice.name == name
     assert (choice.settings == {"estimator": {"num_virtual": 0}}) == (generator is Scored and sample_seconds == 1)
     if generator is Half:
-        assert "for noise there are neither" in choice.reason
+        assert "of noise there is no distribution" in choice.reason
     sample, step = measured(env, 0)
     assert sample > 0
     assert step > 0
@@ -282,6 +284,12 @@ def always_one(example):
             return self.bias + 0 * x.flatten(1)[:, :2]
 
     return ModuleLearner(One(), ClassificationTask(2), example)
+
+
+@pytest.mark.parametrize(("losses", "said"), [((2.0, 2.5), True), ((2.0, 1.5), False), ((2.0, math.nan), True)])
+def test_a_network_that_learned_nothing_is_told_of(losses, said):
+    run = types.SimpleNamespace(optimizer="fixed", loss=np.array(losses), last_tenth=np.array([1]))
+    assert ("has not learned" in product.untaught([run])) == said
 
 
 def test_putting_back_what_mattered_raises_the_loss():
@@ -327,8 +335,16 @@ def test_the_parameters_to_take_are_those_when_validation_was_best(values, direc
 
 @pytest.mark.parametrize(
     ("gain", "interval", "words"),
-    [(2.0, (1.0, 3.0), "helped"), (-2.0, (-3.0, -1.0), "worse"), (1.0, (-1.0, 3.0), "no clear"), (1.0, None, "it was")],
+    [
+        (2.0, (1.0, 3.0), "helped"),
+        (-2.0, (-3.0, -1.0), "worse"),
+        (1.0, (-1.0, 3.0), "not clear"),
+        (1.0, None, "it was"),
+    ],
 )
 def test_the_verdict_says_what_the_interval_allows(gain, interval, words):
     metric = TASK.metrics[0]
-    assert words in product.verdict(product.Figures([50.0, 52.0], None, gain, interval), metric, 20)
+    losses = product.Figures([2.0, 1.0], None, 1.0, (0.5, 1.5))
+    said = product.verdict(product.Figures([50.0, 52.0], None, gain, interval), losses, metric, 20)
+    assert words in said
+    assert ("The loss is 1, clearly lower than the 2 without" in said) == (interval is not None)

@@ -134,7 +134,7 @@ FAULTS = {
     black_boxes.uint8: (SamplesError, r"'image' is uint8: give levels as \(array / 255\)"),
     black_boxes.texts: (SamplesError, "'image' is <U1, not numbers"),
     black_boxes.too_few: (SamplesError, "made no 'target'; needed are image, target, mask; it made image"),
-    black_boxes.too_many: (SamplesError, "'depth', which nobody asked for"),
+    black_boxes.too_many: (SamplesError, "made 'depth', too; needed are"),
     black_boxes.nothing: (SamplesError, "it made NoneType; needed is a dictionary of arrays"),
 }
 
