@@ -126,15 +126,15 @@ def test_images_of_a_command() -> None:
 
 
 FAULTS = {
-    black_boxes.raises: (RenderError, r"seed 1: ValueError: the sphere is inside out \(black_boxes.py, line \d+, in r"),
-    black_boxes.exits: (RenderError, "seed 1: SystemExit: no display"),
+    black_boxes.raises: (RenderError, r"sample: ValueError: the sphere is inside out \(black_boxes.py, line \d+, in r"),
+    black_boxes.exits: (RenderError, "at a sample: SystemExit: no display"),
     black_boxes.nan: (RenderError, r"'image' has 4 of 16 numbers that are infinite or NaN; let the renderer"),
     black_boxes.reshapes: (SamplesError, r"'image' as float32 \(1, 4, 4\) first, and now it is float32 \(1, 2, 4\)"),
     black_boxes.retypes: (SamplesError, r"'target' as float32 \(1, 4, 4\) first, and now it is int64 \(1, 4, 4\)"),
     black_boxes.uint8: (SamplesError, r"'image' is uint8: give levels as \(array / 255\)"),
     black_boxes.texts: (SamplesError, "'image' is <U1, not numbers"),
     black_boxes.too_few: (SamplesError, "made no 'target'; needed are image, target, mask; it made image"),
-    black_boxes.too_many: (SamplesError, "made 'depth', too; needed are"),
+    black_boxes.too_many: (SamplesError, "'depth', which nobody asked for"),
     black_boxes.nothing: (SamplesError, "it made NoneType; needed is a dictionary of arrays"),
 }
 
@@ -180,7 +180,7 @@ def test_faults_of_a_command_are_told_with_the_cure(kind: str, message: str, tmp
 def test_a_command_may_say_why_it_fails(caplog: pytest.LogCaptureFixture) -> None:
     generator = box(command("says why"))
     for level in (0.25, 0.75):
-        with pytest.raises(RenderError, match="seed 0: it says: the light is inside the wall"):
+        with pytest.raises(RenderError, match="at a sample: it says: the light is inside the wall"):
             made(generator, level)
     assert not caplog.records
 
@@ -420,7 +420,7 @@ def test_what_is_prepared_fails_when_it_is_asked_for(caplog: pytest.LogCaptureFi
     generator.prepare(levels, seeds)
     wait_for(lambda: prepared(generator) == 3)
     assert len(made(generator, 0.0)) == 1
-    with pytest.raises(RenderError, match="seed 1: ValueError: the sphere is inside out"):
+    with pytest.raises(RenderError, match="at a sample: ValueError: the sphere is inside out"):
         generator(levels, seeds)
     generator = box(black_boxes.dies)
     made(generator, 0.25)

@@ -65,7 +65,7 @@ def test_samples_and_faults_are_those_of_processes_here() -> None:
         there.prepare(LEVELS, SEEDS)
         assert same_samples(there(LEVELS, SEEDS), here(LEVELS, SEEDS))
         if callable(render):
-            with pytest.raises(RenderError, match="seed 0: ValueError: the sphere is inside out"):
+            with pytest.raises(RenderError, match="at a sample: ValueError: the sphere is inside out"):
                 there(LEVELS + 0.25, SEEDS)
         there.close()
     here.close()

@@ -23,7 +23,7 @@ Score = Callable[[Tensor, int], list[float | None]]
 class Scored:
     """Stands in for an environment whose probes are scored by a function of the betas and the update; None fails."""
 
-    task = SimpleNamespace(max_loss=50.0)
+    task, generator = SimpleNamespace(max_loss=50.0), None
 
     def __init__(self, score: Score) -> None:
         self.score, self.update, self.ledger = score, 0, Ledger()
