@@ -42,6 +42,7 @@ from hgenv.testing import GeneratorConformance, LearnerConformance
 
 from . import tune
 from .config import USER_ERRORS
+from .sample import parts
 
 ROWS = 4  # samples that a learner is tried on
 SCORED = 100  # samples that scores are checked with; renders may be slow
@@ -312,7 +313,7 @@ def of_experiment(path: Path) -> list[Named]:
         PartError: One of them cannot be made.
         RunError: It is no such file.
     """
-    said = tune.read(path).said
+    said = {name: parts(part) for name, part in tune.read(path).said.items()}
     folder = path.absolute().parent
     os.chdir(folder)
     if str(folder) not in sys.path:

@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hgenv {hgenv.__version__}")
         return 0
     name, rest = words[0], words[1:]
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.insert(0, str(Path.cwd()))  # parts of one's own are found beside one's work, as by python -m
+    if not {"", str(Path.cwd())} & set(sys.path):  # parts of one's own are found beside one's work, as by python -m
+        # A folder with somebody else's runs may hold modules with the names of those that a report imports.
+        sys.path.insert(len(sys.path) if name in ("report", "board") else 0, str(Path.cwd()))
     if name not in COMMANDS:
         known = f"{', '.join(COMMANDS)}{meant(name, COMMANDS)}"
         print(f"error: there is no command {name!r}; the commands are {known}", file=sys.stderr)

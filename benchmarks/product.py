@@ -32,6 +32,7 @@ from hgenv.problem import RenderError, SampleData
 from hgenv.tasks import Metric, Picture
 
 from . import checkpoint, files, pictures, records, studies
+from .config import RunError
 from .report import figures
 from .studies import Run
 
@@ -109,7 +110,7 @@ def best(env: DataGenEnv, beta: Sequence[float], generator: Any, back: str) -> s
     if isinstance(generator, Mapping) and "_target_" not in generator and "samples" not in generator:
         kind = type(env.validation.samples)
         generator = {**generator, "samples": f"{kind.__module__}:{kind.__qualname__}"}
-    kept = {"beta": valid.tolist(), "generator": generator, "folder": back, "names": list(getattr(task, "names", ()))}
+    kept = {"beta": blocks, "generator": generator, "folder": back, "names": list(getattr(task, "names", ()))}
 
     def text(found: Any) -> str:
         return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
@@ -289,10 +290,14 @@ def write(out: Path, env: DataGenEnv, folders: Sequence[Path], command: str) -> 
     tuned, before = runs[0], runs[1] if len(runs) > 1 else None
     states, shown = [], []
     env.reset(seed=tuned.seed)
+    made_again = {name: part for name, part in env.state_dict().items() if name in ("last", "pool")}
     for folder in reversed(folders):  # the tuned run last, so that the environment is at its end
         kept = checkpoint.load(folder, env.device, lambda found, rows: None)
-        assert kept is not None  # a run that has ended has one
-        env.load_state_dict(kept["env"])
+        if kept is None:
+            raise RunError(
+                f"{folder}: there is no checkpoint any more, which has the network; restore it, or delete the run"
+            )
+        env.load_state_dict(kept["env"] | made_again)  # the network alone: samples would be rendered again
         states.append(env.state)
         shown.append(pictures.error_maps(env))
     _save_network(env, out / NETWORK)

@@ -29,11 +29,16 @@ from typing import Any
 import hydra.utils
 import torch
 import yaml
+from torch import Tensor
 
 from hgenv.datasets import Writer
+from hgenv.decision import DecisionSpace
 from hgenv.device import own_modes
+from hgenv.distributions import settled
 from hgenv.environments.own import make_generator
+from hgenv.generators import BlackBox
 from hgenv.generators.random import hash_integers
+from hgenv.problem import RenderError
 from hgenv.samples import DenseSamples
 
 from . import files
@@ -78,7 +83,7 @@ def sample(path: Path, count: int, out: Path, seed: int = 0, *, initial: bool = 
 
     Raises:
         RunError: The folder holds something else, or the generator is not found.
-        RenderError: A sample cannot be made; what was made is kept.
+        WorkerError: Its processes cannot go on; what was made is kept.
     """
     said, out = read(path), out.absolute()
     home = (path.absolute().parent / str(said["folder"])).resolve()
@@ -87,10 +92,7 @@ def sample(path: Path, count: int, out: Path, seed: int = 0, *, initial: bool = 
     with chdir(home):
         if str(home) not in sys.path:
             sys.path.insert(0, str(home))
-        generator: Any = said["generator"]
-        if isinstance(generator, dict) and "_target_" in generator:
-            generator = hydra.utils.instantiate(generator, _convert_="all")
-        generator = make_generator(generator, DenseSamples)
+        generator = make_generator(parts(said["generator"]), DenseSamples)
         try:
             _write(generator, said, count, out, seed, initial=initial)
         finally:
@@ -98,12 +100,19 @@ def sample(path: Path, count: int, out: Path, seed: int = 0, *, initial: bool = 
                 generator.close()
 
 
+def parts(said: Any) -> Any:
+    """What is said of a part, with what has a `_target_` in it made."""
+    return hydra.utils.instantiate(said, _convert_="all") if isinstance(said, dict) else said
+
+
 def _write(generator: Any, said: dict[str, Any], count: int, out: Path, seed: int, *, initial: bool) -> None:
     space = generator.space
-    beta = space.project(space.initial if initial else space.check(said["beta"]))
+    beta = space.project(space.initial if initial else _beta(space, said["beta"]))
     told = json.dumps(said["generator"], sort_keys=True)
     made_of = {"seed": seed, "beta": beta.tolist(), "generator": json.loads(told), "names": said["names"]}
-    made = _made(out, made_of)
+    if isinstance(generator, BlackBox):  # its parameters may be in a file, which may have changed
+        made_of["parameters"] = settled(generator.parameters, {n: x.tolist() for n, x in space.split(beta).items()})
+    made, failed = _made(out, made_of)
     if made >= count:
         print(f"{out}: nothing to do, there are {made} samples")
         return
@@ -117,20 +126,52 @@ def _write(generator: Any, said: dict[str, Any], count: int, out: Path, seed: in
             while made < count:
                 rows = min(AT_ONCE, count - made)
                 seeds = hash_integers(torch.arange(made, made + rows) + (seed << 32), 1)[:, 0]
-                writer.write(generator(beta.expand(rows, -1), seeds), made)
+                try:
+                    writer.write(generator(beta.expand(rows, -1), seeds), made)
+                except RenderError as error:
+                    failed += _one_by_one(generator, beta, seeds, writer, made)
+                    if len(failed) == made + rows:
+                        raise RunError(f"not one of {len(failed)} samples can be made: {error}") from error
                 made += rows
-                files.write(out / RECORD, json.dumps({"samples": made, **made_of}, indent=1) + "\n")
+                record = {"samples": made, "failed": failed, **made_of}
+                files.write(out / RECORD, json.dumps(record, indent=1) + "\n")
                 bars.update(bar, completed=made, figures=f"{made} samples")
                 if quiet and time.monotonic() - last > QUIET_SECONDS:
                     last = time.monotonic()
                     print(f"{bars.line(bar)}", flush=True)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after {made} samples; the same command goes on from there") from None
-    print(f"{out}: {made} samples, and {RECORD}, which says what they are of")
+    without = f", but for {len(failed)} that cannot be made" if failed else ""
+    print(f"{out}: {made} samples{without}, and {RECORD}, which says what they are of")
 
 
-def _made(out: Path, made_of: dict[str, Any]) -> int:
-    """How many samples there are.
+def _beta(space: DecisionSpace, said: Any) -> Tensor:
+    """The beta of blocks by name.
+
+    Raises:
+        RunError: The generator has other ones by now.
+    """
+    expected = {b.name: b.size for b in space.blocks}
+    there = {name: len(x) for name, x in said.items()} if isinstance(said, dict) else said
+    if there != expected:
+        raise RunError(f"beta: the generator has the numbers {expected} by now, not {there}; tune it again")
+    return space.check([x for name in expected for x in said[name]])
+
+
+def _one_by_one(generator: Any, beta: Tensor, seeds: Tensor, writer: Writer, first: int) -> list[int]:
+    """Write those samples of a batch that can be made; the numbers of the others."""
+    failed = []
+    for number, seed in enumerate(seeds, first):
+        try:
+            writer.write(generator(beta[None], seed[None]), number)
+        except RenderError as error:
+            print(f"sample {number} is left out: {error}", file=sys.stderr, flush=True)
+            failed.append(number)
+    return failed
+
+
+def _made(out: Path, made_of: dict[str, Any]) -> tuple[int, list[int]]:
+    """How many samples there are, and the numbers of those that could not be made.
 
     Raises:
         RunError: They are others, or something else is there.
@@ -139,16 +180,16 @@ def _made(out: Path, made_of: dict[str, Any]) -> int:
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: is there, and no data set that hgenv sample wrote; choose another folder (--out)")
-        return 0
+        return 0, []
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        made, there = int(found.pop("samples")), found
+        made, failed, there = int(found.pop("samples")), list(found.pop("failed")), found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: damaged ({error!r}); choose another folder (--out)") from None
     for name, now in made_of.items():
         if there.get(name) != now:
             raise RunError(f"{out}: holds samples of another {name}; choose another folder (--out)")
-    return made
+    return made, failed
 
 
 @plainly

@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from hgenv.env import DataGenEnv
 from hgenv.environments.own import ID
@@ -224,6 +225,8 @@ def measured(env: DataGenEnv, seed: int) -> tuple[float, float]:
     env.step(beta)
     before = env.ledger.by_phase()
     env.step(beta)
+    if env.outcome is None or not env.outcome.ok:
+        raise RunError(f"nothing can be measured, since a step at the initial parameters fails: {env.outcome}")
     after = env.ledger.by_phase()
 
     def spent(phase: str) -> float:
@@ -254,9 +257,9 @@ def _chosen(experiment: Experiment) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120))
     print(f"optimizer: {kept['name']}: {kept['reason']}", flush=True)
-    return {key: value for key, value in kept.items() if key != "reason"} | {
-        key: value for key, value in asked.items() if key != "name"
-    }
+    del kept["reason"], asked["name"]
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(kept, asked))
+    return dict(merged)
 
 
 def tune(experiment: Experiment) -> Path:
@@ -292,7 +295,12 @@ def tune(experiment: Experiment) -> Path:
         print(f"parameters: {out / product.BEST}", flush=True)
         if experiment.said["baseline"] and tuned.identity["optimizer"]["label"] != BASELINE:
             print("baseline: the same at the initial parameters; it takes as long again", flush=True)
-            folders.append(run(experiment.settings({"name": BASELINE}), command))
+            try:
+                folders.append(run(experiment.settings({"name": BASELINE}), command))
+            except Interrupted:
+                raise
+            except RunError as error:
+                print(f"the page goes without the baseline, which failed: {error}", file=sys.stderr, flush=True)
         product.write(out, env, folders, experiment.path.name)
     finally:
         env.close()
@@ -337,7 +345,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with chdir(folder):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-        torch.set_num_threads(experiment.said["threads"])
         tune(experiment)
     return 0
 

@@ -721,14 +721,14 @@ def settled(parameters: Parameters, values: Mapping[str, Sequence[float]]) -> di
         if isinstance(what, Probabilities):
             return _plain_numbers(values[name], len(what.initial))
         if isinstance(what, Distribution):
-            kind = next(word for word, known in KINDS.items() if known is type(what))
+            kind = next((word for word, known in KINDS.items() if known is type(what)), type(what).__name__)
             own: Any = what  # a dataclass, which `Distribution` is not
             given = {f.name: getattr(what, f.name) for f in fields(own)}
             parts = {n: settle(f"{name}.{n}", x) for n, x in given.items() if x is not None and n != "components"}
             if "components" in given:
                 parts["components"] = [settle(f"{name}.{i}", c) for i, c in enumerate(given["components"])]
             return {"distribution": kind} | parts
-        return list(what) if isinstance(what, tuple) else what
+        return np.asarray(what).tolist() if isinstance(what, list | tuple | np.generic | np.ndarray) else what
 
     return {name: settle(name, what) for name, what in parameters.items()}
 

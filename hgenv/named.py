@@ -27,11 +27,11 @@ def look_up(name: str) -> Any:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise NamedError(f"{name}: importing {module} failed: there is no module {error.name!r}") from error
         raise NamedError(f"{name}: there is no module {error.name!r} here; name it as `import` would") from error
-    except Exception as error:  # whatever somebody's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
         raise NamedError(f"{name}: importing {module} failed: {said(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
-            public = ", ".join(n for n in vars(found) if not n.startswith("_"))
+            public = ", ".join(n for n in getattr(found, "__dict__", ()) if not n.startswith("_"))
             raise NamedError(f"{name}: there is no {part!r} in it; there are {public}")
         found = getattr(found, part)
     return found

@@ -390,6 +390,7 @@ class Loss(Exception):
 
 
 NOTHING, READY = object(), object()
+_main = threading.RLock()  # who has it may put another main module in the place of the program's
 
 
 class Worker(Protocol):
@@ -551,12 +552,13 @@ class _Process:
 @contextmanager
 def _no_main() -> Iterator[None]:
     """Have processes that are started inside import no main module: multiprocessing finds an empty one."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _main:  # two pools may start processes at once, in two threads
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _limit_waiting(connection: Connection, seconds: float) -> None:

@@ -33,10 +33,16 @@ class Writer:
     Args:
         folder: Where to; it is made if it is not there.
         names: Of the classes or points; their numbers, where there are none.
+
+    Raises:
+        SamplesError: A name cannot be that of a folder.
     """
 
     def __init__(self, folder: Path, names: Sequence[str] = ()) -> None:
         self.folder, self.names = folder, list(names)
+        for name in self.names:
+            if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+                raise SamplesError(f"the class {name!r} cannot be the name of a folder; give it another one")
         self._coco: dict[str, Any] | None = None
 
     def write(self, samples: Samples, first: int) -> None:
@@ -118,7 +124,13 @@ class Writer:
         return self._coco
 
     def _png(self, path: Path, image: NDArray[Any]) -> None:
-        """An image (C, H, W) from 0 to 1."""
+        """An image (C, H, W) from 0 to 1.
+
+        Raises:
+            SamplesError: It is neither grey nor in colours.
+        """
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise SamplesError(f"images must be (1, H, W) or (3, H, W) to be written as PNG files, not {image.shape}")
         pixels = np.round(255 * np.nan_to_num(image).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
         self._put(path, _encoded(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)))
 

@@ -268,7 +268,7 @@ def _made(name: str, where: str, is_one: Callable[[Any], bool]) -> Any:
     try:
         with own_modes():
             return found()
-    except Exception as error:  # whatever somebody's code does
+    except (Exception, SystemExit) as error:  # whatever somebody's code does
         raise NamedError(f"{where}: calling {name} without arguments failed: {said(error)}") from error
 
 

@@ -123,7 +123,7 @@ def log_prob_score(env: DataGenEnv) -> Callable[[Tensor, Tensor, Tensor], Tensor
     def at_any_beta(betas: Tensor, seeds: Tensor, at: Tensor) -> Tensor:
         if torch.equal(betas, at):
             return score(betas, seeds)
-        return generator.score(at, generator.draws(betas, seeds))
+        return generator.score(at, generator.draws(betas, seeds.to(betas.device)))
 
     return lambda betas, seeds, at: at_any_beta(betas, seeds, at).to("cpu", torch.float64) * width
 

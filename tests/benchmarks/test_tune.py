@@ -107,8 +107,8 @@ def test_one_file_gives_parameters_a_network_a_page_and_a_data_set(folder, capsy
     out = folder / "runs/bars"
     kept = yaml.safe_load((out / "best.yaml").read_text())
     run = records.read(next((out).glob("*/score_influence/seed=0")))
-    assert kept["beta"] in [pytest.approx(row["recommendation"], rel=1e-6) for row in run.counted]
-    assert kept["parameters"]["light"]["mean"] == pytest.approx(kept["beta"][0], rel=1e-5)
+    assert kept["beta"]["light.mean"] in [pytest.approx(row["recommendation"], rel=1e-6) for row in run.counted]
+    assert kept["parameters"]["light"]["mean"] == pytest.approx(kept["beta"]["light.mean"][0], rel=1e-5)
     assert kept["parameters"]["light"]["distribution"] == "normal"
     # The network is the one that the run ended with: it is as right as the last row says.
     sys.path.insert(0, str(folder))
@@ -210,10 +210,41 @@ def test_what_is_no_best_is_answered(tmp_path, content, capsys):
 
 
 def test_a_data_set_is_not_written_among_other_things(folder, capsys):
-    kept = {"beta": [0.5], "generator": SPEC["generator"], "folder": ".", "names": []}
-    (folder / "best.yaml").write_text(yaml.safe_dump(kept))
+    best(folder, {"light.mean": [0.5]})
     assert sample([str(folder / "best.yaml"), "-n", "3", "--out", str(folder)]) == 1
     assert "is there, and no data set" in capsys.readouterr().err
+
+
+def best(folder, beta):
+    """A best.yaml beside the generator."""
+    generator = SPEC["generator"] | {"samples": "hgenv:LabelledImages"}
+    kept = {"beta": beta, "generator": generator, "folder": ".", "names": []}
+    (folder / "best.yaml").write_text(yaml.safe_dump(kept))
+
+
+def test_a_generator_that_has_changed_makes_no_samples_of_old_numbers(folder, capsys):
+    best(folder, {"dark.mean": [0.5]})
+    assert sample([str(folder / "best.yaml"), "-n", "3", "--out", str(folder / "out")]) == 1
+    assert "tune it again" in capsys.readouterr().err
+
+
+def test_a_sample_that_cannot_be_made_is_left_out(folder, capsys):
+    code = "    if seed % 3 == 0:\n        raise ValueError('unlucky')\n    return bar("
+    (folder / "pillars.py").write_text(RENDER.replace("    return bar(", code))
+    best(folder, {"light.mean": [0.5]})
+    words = [str(folder / "best.yaml"), "-n", "12", "--out", str(folder / "out")]
+    assert sample(words) == 0
+    said = capsys.readouterr()
+    record = json.loads((folder / "out/dataset.json").read_text())
+    assert 0 < len(record["failed"]) < 12
+    assert f"but for {len(record['failed'])} that cannot be made" in said.out
+    assert "unlucky" in said.err
+    assert len(list((folder / "out").rglob("*.png"))) == 12 - len(record["failed"])
+    (folder / "pillars.py").write_text(
+        RENDER.replace("    return bar(", "    raise ValueError('never')\n    return bar(")
+    )
+    assert sample([*words[:-1], str(folder / "none")]) == 1
+    assert "not one of 12 samples can be made" in capsys.readouterr().err
 
 
 # --- What auto chooses, and the figures of the page ------------------------------------------------------------------

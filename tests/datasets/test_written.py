@@ -87,6 +87,10 @@ def test_other_records_have_a_folder_for_each_field(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(SamplesError, match="from 0 to 1, for ant, bee"):
         Writer(tmp_path, ("ant", "bee")).write(LabelledImages(images(), torch.arange(COUNT)), 0)
+    with pytest.raises(SamplesError, match="images must be"):
+        Writer(tmp_path).write(LabelledImages(torch.zeros(2, 5, 4, 4), torch.zeros(2).long()), 0)
+    with pytest.raises(SamplesError, match="cannot be the name of a folder"):
+        Writer(tmp_path, ("a", "../b"))
     with pytest.raises(SamplesError, match="from 0 to 255"):
         Writer(tmp_path).write(LabelledImages(images(), torch.full((COUNT, SIZE, SIZE), 300)), 0)
 
