@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 _RUN = re.compile(r"(hgenv run|python -m (hgenv\.)?benchmarks\.run)( |$)")  # records of before name the module
 
@@ -32,6 +33,24 @@ def again(commands: Iterable[str]) -> list[str]:
         for values in _merged(runs)
     ]
     return lines + others
+
+
+def elsewhere(command: str) -> str:
+    """A run's command without what is of the machine that made it: the folder of all studies, and ways to others.
+
+    Where results lie decides nothing about them. Of a folder of settings that is named from the root, the name is left.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    kept = [word for word in words if not word.lstrip("+").startswith("root=")]
+    for i, word in enumerate(kept):
+        option, sign, folder = word.rpartition("=")
+        named = sign and option in ("--config-dir", "-cd")
+        if folder.startswith("/") and (named or (not sign and kept[i - 1] in ("--config-dir", "-cd"))):
+            kept[i] = f"{option}{sign}{PurePosixPath(folder).name}"
+    return command if kept == words else shlex.join(kept)
 
 
 def _parsed(command: str) -> tuple[tuple[str, ...], Values] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .. import files, records, studies
 from ..records import RecordError
 from ..studies import DATA, Run
 from . import figures, statistics, tables
-from .commands import again
+from .commands import again, elsewhere
 from .figures import Figure, Group
 from .markdown import block, escaped
 from .play import playground
@@ -324,7 +324,7 @@ def keep(found: Collection, out: Path, *, trusted: Container[Path] = ()) -> list
     """
     folders = []
     for study in dict.fromkeys(run.study for run in found.runs):
-        runs = [run for run in found.runs if run.study == study and run.end is not None]
+        runs = [_anywhere(run) for run in found.runs if run.study == study and run.end is not None]
         folder = out / study
         if not runs:
             continue
@@ -340,6 +340,13 @@ def keep(found: Collection, out: Path, *, trusted: Container[Path] = ()) -> list
         write(Collection([*runs]), folder, html=False, truth=False, trusted=trusted)
         folders.append(folder)
     return folders
+
+
+def _anywhere(run: Run) -> Run:
+    """A finished run whose command names no folder of the machine that made it."""
+    if run.end is None or run.end.command is None:
+        return run
+    return replace(run, end=replace(run.end, command=elsewhere(run.end.command)))
 
 
 def _kept(groups: Sequence[Group], name: str) -> Path | None:

@@ -16,7 +16,7 @@ from hgenv.benchmarks.config import compose
 from hgenv.benchmarks.records import RecordError
 from hgenv.benchmarks.report import collect, figures, keep, tables
 from hgenv.benchmarks.report.__main__ import main
-from hgenv.benchmarks.report.commands import again
+from hgenv.benchmarks.report.commands import again, elsewhere
 from hgenv.benchmarks.report.pages import section
 from hgenv.benchmarks.report.style import OTHERS, STYLES, ordered, styles
 from hgenv.benchmarks.run import run
@@ -675,3 +675,38 @@ def test_the_commands_of_runs_become_as_few_comparisons_as_make_the_same_runs():
     assert again(["python -m benchmarks.run --config-dir conf ~env.x seed=1", *others]) == [
         "python -m benchmarks.compare --config-dir conf '~env.x' seed=1", *others,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("hgenv run study=a root=/home/me/runs seed=0", "hgenv run study=a seed=0"),
+        ("hgenv run ++root='/home/m e/runs' seed=0", "hgenv run seed=0"),
+        ("hgenv run --config-dir /home/me/conf env=discs", "hgenv run --config-dir conf env=discs"),
+        ("hgenv run --config-dir=/home/me/conf env=discs", "hgenv run --config-dir=conf env=discs"),
+        ("hgenv run --config-dir conf env=discs", "hgenv run --config-dir conf env=discs"),
+        ("hgenv run 'optimizer.initial=[0.1, 0.2]'", "hgenv run 'optimizer.initial=[0.1, 0.2]'"),
+        ("a command with one ' quote", "a command with one ' quote"),
+    ],
+)  # fmt: skip
+def test_a_command_without_the_folders_of_a_machine(command, expected):
+    assert elsewhere(command) == expected
+
+
+def test_a_study_that_is_kept_names_no_folder_of_its_machine(tmp_path):
+    folder = gallery_run(tmp_path / "runs")
+    done = json.loads((folder / "DONE.json").read_text())
+    (folder / "DONE.json").write_text(
+        json.dumps(done | {"command": f"hgenv run env=shapes root={tmp_path}/runs seed=0"})
+    )
+    keep(collect([tmp_path / "runs"]), tmp_path / "kept")
+    for name in ("runs.csv", "report.md"):
+        text = (tmp_path / "kept/study" / name).read_text()
+        assert "env=shapes seed=0" in text
+        assert str(tmp_path) not in text
+
+
+def test_no_committed_study_names_one():
+    paths = [p for p in Path(__file__).parents[2].glob("benchmarks/results/**/*") if p.suffix in (".md", ".csv")]
+    assert paths
+    assert not [p for p in paths if "root=/" in p.read_text()]

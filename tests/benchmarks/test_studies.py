@@ -259,7 +259,7 @@ def test_estimates_come_back_as_they_were(tmp_path):
 
 
 def test_all_studies_are_found():
-    assert [path.name for path in COMMITTED] == ["faces", "held", "large_network", "mbii"]
+    assert [path.name for path in COMMITTED] == ["faces", "held", "large_network", "mbii", "settle"]
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
